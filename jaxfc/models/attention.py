@@ -1,0 +1,53 @@
+"""Attention of many completions to one shared prompt and to themselves: the one primitive of the decoder."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def attend(
+    q: Float[Array, "P G T H Dh"],
+    k: Float[Array, "P G U K Dh"],
+    v: Float[Array, "P G U K Dh"],
+    mask: Bool[Array, "T U"],
+    shared: tuple[Float[Array, "P S K Dh"], Float[Array, "P S K Dh"]] | None = None,
+    seen: Bool[Array, "P S"] | None = None,
+) -> Float[Array, "P G T H Dh"]:
+    """Softmax attention over two sets of keys at once, the completion's own and its prompt's.
+
+    The G completions of a prompt read its keys as one matrix product; no array repeats them. Scores and softmax are
+    float32.
+
+    Args:
+        q: queries; H is a multiple of K (grouped-query attention, arXiv:2305.13245).
+        k: own keys.
+        v: own values.
+        mask: True where query t may attend to own position u.
+        shared: keys and values of the prompts.
+        seen: True on the prompt positions that count.
+
+    Returns:
+        The attended values, in the dtype of `q`.
+    """
+    prompts, group, length, heads, width = q.shape
+    kv_heads = k.shape[3]
+    q = (q * width**-0.5).reshape(prompts, group, length, kv_heads, heads // kv_heads, width)
+    scores = jnp.einsum("pgtkrd,pgukd->pkgtru", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None, :], scores, -jnp.inf)
+    top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    if shared is not None:
+        prompt_k, prompt_v = shared
+        prompt_scores = jnp.einsum("pgtkrd,pskd->pkgtrs", q, prompt_k, preferred_element_type=jnp.float32)
+        prompt_scores = jnp.where(seen[:, None, None, None, None], prompt_scores, -jnp.inf)
+        top = jnp.maximum(top, jax.lax.stop_gradient(prompt_scores.max(axis=-1, keepdims=True)))
+    weights = jnp.exp(scores - top)
+    total = weights.sum(axis=-1)
+    out = jnp.einsum("pkgtru,pgukd->pgtkrd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    if shared is not None:
+        weights = jnp.exp(prompt_scores - top)
+        total = total + weights.sum(axis=-1)
+        out = out + jnp.einsum(
+            "pkgtrs,pskd->pgtkrd", weights.astype(v.dtype), prompt_v, preferred_element_type=jnp.float32
+        )
+    out = out / jnp.transpose(total, (0, 2, 3, 1, 4))[..., None]
+    return out.reshape(prompts, group, length, heads, width).astype(q.dtype)

@@ -1,0 +1,77 @@
+"""The mesh, the names of its axes, and where parameters and batches are placed."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
+
+from jaxfc.command import InputError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")
+"""The mesh axes over which rows (prompts, and completions in prompt-major order) are split."""
+
+RULES = {
+    "layers": None,
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "hidden": "tensor",
+    "rows": BATCH,
+    None: None,
+}
+"""Logical axis of an array -> mesh axis."""
+
+
+def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of `data x fsdp x tensor` devices.
+
+    Raises:
+        InputError: the mesh needs another number of devices than are attached.
+    """
+    devices = jax.devices() if devices is None else devices
+    if math.prod(shape) != len(devices):
+        named = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
+        raise InputError(f"mesh {named} needs {math.prod(shape)} devices; {len(devices)} are attached.")
+    return Mesh(np.asarray(devices).reshape(tuple(shape)), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def spec(*axes: str | None) -> Spec:
+    """The placement of an array whose dimensions have these logical names."""
+    return Spec(*(RULES[axis] for axis in axes))
+
+
+def shardings(mesh: Mesh, axes):
+    """A tree of logical axis names (tuples as leaves) -> the same tree of shardings."""
+    return jax.tree.map(lambda names: NamedSharding(mesh, spec(*names)), axes, is_leaf=lambda x: isinstance(x, tuple))
+
+
+def rows(mesh: Mesh) -> NamedSharding:
+    """The placement of arrays whose first axis is prompts or completions."""
+    return NamedSharding(mesh, spec("rows"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The placement of scalars and keys."""
+    return NamedSharding(mesh, Spec())
+
+
+def place_rows(mesh: Mesh, tree):
+    """Put host arrays, the same on every process, on the mesh with their first axis split over it."""
+    sharding = rows(mesh)
+    return jax.tree.map(lambda a: jax.make_array_from_callback(np.shape(a), sharding, np.asarray(a).__getitem__), tree)
+
+
+def place_replicated(mesh: Mesh, tree):
+    """Put host arrays on every device of the mesh."""
+    sharding = replicated(mesh)
+    return jax.tree.map(lambda a: jax.make_array_from_callback(np.shape(a), sharding, np.asarray(a).__getitem__), tree)
+
+
+def row_shards(mesh: Mesh) -> int:
+    """Into how many parts the rows of a batch are split."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]

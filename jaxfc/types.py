@@ -1,0 +1,100 @@
+"""The records that pass between stages. P prompts, S their length, B = P * G completions, T their length."""
+
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+Params = Any
+"""A nested dict of arrays, as `Decoder.init` makes it."""
+Metrics = dict[str, Any]
+
+
+class Prompts(NamedTuple):
+    """A batch of prompts, each held once and padded on the right."""
+
+    tokens: Int[Array, "P S"]
+    lengths: Int[Array, " P"]
+    """Tokens that count. 0 marks a row that only fills the batch."""
+
+
+class Prefix(NamedTuple):
+    """What the completions of a prompt attend to: the keys and values of all its tokens but the last.
+
+    The last token is the first input of each completion, so no prompt position needs logits.
+    """
+
+    keys: Float[Array, "L P S K Dh"]
+    values: Float[Array, "L P S K Dh"]
+    lengths: Int[Array, " P"]
+    """Positions to attend to: the prompt's length less one."""
+    last_tokens: Int[Array, " P"]
+
+
+class Cache(NamedTuple):
+    """Keys and values of the completions sampled so far."""
+
+    keys: Float[Array, "L P G T K Dh"]
+    values: Float[Array, "L P G T K Dh"]
+
+
+class Sampling(NamedTuple):
+    """How tokens are drawn. All are arrays: a change takes effect without a compile."""
+
+    temperature: Float[Array, ""]
+    """0 is greedy; log-probabilities are then those at temperature 1."""
+    top_k: Int[Array, ""]
+    """Draw among the k likeliest tokens; 0 is all."""
+    top_p: Float[Array, ""]
+    """Draw among the likeliest tokens that together have this probability; 1 is all."""
+    stop_tokens: Int[Array, " N"]
+    """A completion ends with the first of these, which belongs to it."""
+    max_tokens: Int[Array, ""]
+    """A completion is cut after this many tokens."""
+
+
+class TokenScores(NamedTuple):
+    """What a model says of each completion token, under the distribution that is sampled."""
+
+    logprobs: Float[Array, "B T"]
+    """Nats."""
+    entropies: Float[Array, "B T"]
+    """Of the whole distribution at that position, nats."""
+
+
+class Rollouts(NamedTuple):
+    """Sampled completions, row = p * G + g, with what the sampler knew of them."""
+
+    prompts: Prompts
+    tokens: Int[Array, "B T"]
+    lengths: Int[Array, " B"]
+    """Tokens sampled, the stop token included."""
+    ended: Bool[Array, " B"]
+    """False: cut at the token limit."""
+    scores: TokenScores
+
+
+class TrainBatch(NamedTuple):
+    """What one policy update needs."""
+
+    prompts: Prompts
+    completions: Int[Array, "B T"]
+    lengths: Int[Array, " B"]
+    old_logprobs: Float[Array, "B T"]
+    reference_logprobs: Float[Array, "B T"]
+    advantages: Float[Array, " B"]
+
+
+class SftBatch(NamedTuple):
+    """Prompts with one known completion each (G = 1)."""
+
+    prompts: Prompts
+    completions: Int[Array, "B T"]
+    lengths: Int[Array, " B"]
+
+
+class TrainState(NamedTuple):
+    """What an update changes."""
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: Any
