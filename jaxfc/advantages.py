@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxfc.types import Metrics
+
 STD_EPSILON = 1e-6
 """Added to a group's standard deviation, so that a group of equal rewards divides by something."""
 
@@ -83,14 +85,14 @@ def clipped_entropy_advantages(
     return advantages + scale * jnp.clip(jax.lax.stop_gradient(cot_entropy), -limit, limit)
 
 
-def advantage_metrics(advantages: Float[Array, "P G"]) -> dict[str, Float[Array, ""]]:
+def advantage_metrics(advantages: Float[Array, "P G"]) -> Metrics:
     """`advantage/abs_mean`: the mean of |A| over all rollouts, those of dead groups included."""
     return {"advantage/abs_mean": jnp.abs(advantages).mean()}
 
 
 def entropy_metrics(
     advantages: Float[Array, "P G"], cot_entropy: Float[Array, "P G"], *, scale: float, cap: float
-) -> dict[str, Float[Array, ""]]:
+) -> Metrics:
     """How much the bonus of `entropy_bonus` is, and how often its cap binds.
 
     Args:

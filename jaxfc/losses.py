@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Num
 
+from jaxfc.types import Metrics
+
 
 def masked_sum(values: Float[Array, "*axes"], mask: Bool[Array, "*axes"]) -> Float[Array, ""]:
     """Sum of the values on the mask. Values off it, even NaN, have no effect."""
@@ -86,7 +88,7 @@ def policy_loss(
     clip_high: float,
     kl_coefficient: float,
     normalizer: Num[ArrayLike, ""],
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+) -> tuple[Float[Array, ""], Metrics]:
     """The objective of GRPO and EGPO: the clipped surrogate plus the KL to the reference, as a mean over tokens.
 
         L = 1 / normalizer * sum over mask of [ -min(r A, clip(r) A) + kl_coefficient * k3 ]
@@ -123,7 +125,7 @@ def policy_loss(
 
 def sft_loss(
     logprobs: Float[Array, "B T"], mask: Bool[Array, "B T"], *, normalizer: Num[ArrayLike, ""]
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+) -> tuple[Float[Array, ""], Metrics]:
     """Cross-entropy of the tokens on the mask, in nats per token.
 
         L = -1 / normalizer * sum over mask of logprobs

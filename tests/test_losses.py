@@ -63,8 +63,8 @@ def test_k3_is_exp_d_minus_d_minus_1():
 
 
 def test_k3_keeps_its_digits_near_the_reference():
-    # d = 1e-3: d^2 / 2 + d^3 / 6 = 5.0016671e-7. The difference of two numbers near 1e-3 is good to two of their float32
-    # steps, 2.4e-10; exp(d) - 1 would be off by a step of 1, which is 1.2e-7.
+    # d = 1e-3: d^2 / 2 + d^3 / 6 = 5.0016671e-7. The difference of two numbers near 1e-3 is good to two of their
+    # float32 steps, 2.4e-10; exp(d) - 1 would be off by a step of 1, which is 1.2e-7.
     kl = k3_kl(jnp.zeros((1, 1)), jnp.full((1, 1), 1e-3), jnp.ones((1, 1), bool))
     np.testing.assert_allclose(kl, [[5.0016671e-7]], rtol=0, atol=2.4e-10)
 
