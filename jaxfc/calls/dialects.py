@@ -55,7 +55,7 @@ def read_schema(raw: Any, where: str, depth: int = 0) -> dict[str, Any]:
         raise SchemaError(f"{where}: a schema should be an object, not {show(raw)}.")
     if depth > _DEEPEST:
         raise SchemaError(f"{where}: nested deeper than {_DEEPEST}.")
-    if not isinstance(raw.get("enum", []), list | tuple):
+    if not isinstance(raw.get("enum"), list | tuple | None):
         raise SchemaError(f"{where}: enum should be a list, not {show(raw['enum'])}.")
     schema = _read_kind(raw, where, depth)
     schema = {"type": schema.pop("type"), **{key: raw[key] for key in raw if key not in _STRUCTURE}, **schema}
