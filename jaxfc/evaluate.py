@@ -1,0 +1,265 @@
+"""Completions over examples -> verdicts and scores by kind; an interrupted evaluation continues where it stopped."""
+
+import collections
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxfc.calls.match import judge_answer
+from jaxfc.calls.parse import Syntax
+from jaxfc.command import InputError
+from jaxfc.config import Prompt
+from jaxfc.data.example import Example
+from jaxfc.data.pipeline import bucket_of, pad_prompts
+from jaxfc.data.prompts import Tokenizer, prompt_tokens
+from jaxfc.files import explain_failure, to_json, write_atomically
+from jaxfc.sampler import make_sampling
+from jaxfc.sharding import fetch, place_replicated, place_rows, replicated
+from jaxfc.types import Params, Rollouts
+
+PROMPT_TOO_LONG = "prompt too long"
+
+Generate = Callable[[Sequence[Example]], Sequence[str | None]]
+"""Examples -> the text of one completion each; None where the prompt is longer than the largest bucket."""
+
+
+class Outcome(NamedTuple):
+    """What became of one example; a line of `outputs.jsonl`."""
+
+    id: str
+    kind: str
+    text: str | None
+    """The whole completion; None: there is none, the prompt was too long."""
+    answer: str
+    """The part of the text that was judged."""
+    ok: bool
+    reason: str
+    """Why it is wrong; `ok` when it is right."""
+    detail: str
+
+
+class Rate(NamedTuple):
+    """How many of some entries are right."""
+
+    correct: int
+    entries: int
+
+    @property
+    def accuracy(self) -> float:
+        """0 to 1."""
+        return self.correct / self.entries
+
+    @property
+    def standard_error(self) -> float:
+        """Of the accuracy, for entries drawn independently: sqrt(p (1 - p) / n)."""
+        return math.sqrt(self.accuracy * (1 - self.accuracy) / self.entries)
+
+    def to_json(self) -> dict[str, float | int]:
+        """Accuracy, its standard error and the counts."""
+        return {"accuracy": self.accuracy, "standard_error": self.standard_error} | self._asdict()
+
+
+class Scores(NamedTuple):
+    """How often the answers are right: exactly, each whole answer 0 or 1."""
+
+    overall: Rate
+    """Every entry weighs the same."""
+    kinds: dict[str, Rate]
+    reasons: dict[str, int]
+    """Reason of a wrong answer -> how often, most frequent first."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The body of `scores.json`: `overall` is the accuracy, with its standard error and counts beside it."""
+        head = self.overall.to_json()
+        kinds = {kind: rate.to_json() for kind, rate in self.kinds.items()}
+        return {"overall": head.pop("accuracy")} | head | {"kinds": kinds, "reasons": self.reasons}
+
+
+def make_greedy(
+    sample: Callable[..., Rollouts],
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    mesh: Mesh,
+    *,
+    buckets: Sequence[int],
+    batch: int,
+    max_tokens: int,
+) -> Callable[[Params, Sequence[Example]], list[str | None]]:
+    """Make `(params, examples) -> texts`, greedily; with `params` bound it is a `Generate`.
+
+    Every call of `sample` has `batch` rows of one bucket, so it compiles at most once per bucket.
+
+    Args:
+        sample: made by `make_sampler` with a group size of 1.
+        tokenizer: the model's.
+        prompt: how an example becomes a prompt.
+        mesh: where the prompts are placed.
+        buckets: rising lengths in tokens; a prompt longer than the last has no completion.
+        batch: prompts decoded together.
+        max_tokens: a completion is cut after this many.
+    """
+    sampling = place_replicated(
+        mesh, make_sampling(temperature=0.0, stop_tokens=(tokenizer.eos,), max_tokens=max_tokens)
+    )
+    key = jax.device_put(jax.random.key(0), replicated(mesh))  # Greedy decoding draws nothing.
+
+    def complete(params: Params, prompts: Sequence[Sequence[int]], bucket: int) -> list[str]:
+        fill = [[]] * (batch - len(prompts))
+        rollouts = sample(params, place_rows(mesh, pad_prompts([*prompts, *fill], bucket)), key, sampling)
+        tokens, lengths, ended = fetch((rollouts.tokens, rollouts.lengths, rollouts.ended))
+        # The token that ends a completion is no part of its text.
+        rows = zip(tokens, lengths - ended.astype(np.int32), strict=True)
+        return [tokenizer.text(row[:length].tolist()) for row, length in rows][: len(prompts)]
+
+    def generate(params: Params, examples: Sequence[Example]) -> list[str | None]:
+        texts: list[str | None] = [None] * len(examples)
+        waiting: dict[int | None, list[tuple[int, list[int]]]] = {bucket: [] for bucket in (*buckets, None)}
+        for index, example in enumerate(examples):
+            tokens = prompt_tokens(example, tokenizer, prompt)
+            waiting[bucket_of(len(tokens), buckets)].append((index, tokens))
+        for bucket in buckets:
+            for start in range(0, len(waiting[bucket]), batch):
+                indices, prompts = zip(*waiting[bucket][start : start + batch], strict=True)
+                for index, text in zip(indices, complete(params, prompts, bucket), strict=True):
+                    texts[index] = text
+        return texts
+
+    return generate
+
+
+def evaluate(
+    examples: Sequence[Example], generate: Generate, answer_of: Callable[[str], str], syntax: Syntax
+) -> tuple[Scores, list[Outcome]]:
+    """Generate one completion for each example and judge it.
+
+    Args:
+        examples: at least one.
+        generate: see `Generate`.
+        answer_of: takes the answer out of a completion: what is left without the think block and the wrapper.
+        syntax: how the answer is parsed.
+    """
+    outcomes = judge_completions(examples, generate(examples), answer_of, syntax)
+    return score(outcomes), outcomes
+
+
+def judge_completions(
+    examples: Sequence[Example], texts: Sequence[str | None], answer_of: Callable[[str], str], syntax: Syntax
+) -> list[Outcome]:
+    """One outcome for each example, in order. Arguments as of `evaluate`; `texts` are the completions."""
+    outcomes = []
+    for example, text in zip(examples, texts, strict=True):
+        if text is None:
+            outcomes.append(Outcome(example.id, example.kind, None, "", False, PROMPT_TOO_LONG, ""))
+            continue
+        answer = answer_of(text)
+        verdict = judge_answer(answer, example.tools, example.accepted, syntax)
+        outcomes.append(Outcome(example.id, example.kind, text, answer, verdict.ok, verdict.reason, verdict.detail))
+    return outcomes
+
+
+def score(outcomes: Sequence[Outcome]) -> Scores:
+    """Count at least one outcome, overall, by kind and by reason."""
+    entries = collections.Counter(outcome.kind for outcome in outcomes)
+    correct = collections.Counter(outcome.kind for outcome in outcomes if outcome.ok)
+    reasons = collections.Counter(outcome.reason for outcome in outcomes if not outcome.ok)
+    return Scores(
+        overall=Rate(correct.total(), entries.total()),
+        kinds={kind: Rate(correct[kind], count) for kind, count in entries.items()},
+        reasons=dict(reasons.most_common()),
+    )
+
+
+def evaluate_into(
+    folder: Path,
+    examples: Sequence[Example],
+    generate: Generate,
+    answer_of: Callable[[str], str],
+    syntax: Syntax,
+    *,
+    settings: Mapping[str, Any],
+    batch_size: int,
+    summarize: Callable[[Scores], Mapping[str, float]] = lambda scores: {},
+) -> Scores:
+    """`evaluate`, batch by batch, into `outputs.jsonl` and `scores.json`.
+
+    Until both are there, finished batches stand in `outputs.partial.jsonl`; called again with the same examples and
+    settings, it continues from them.
+
+    Args:
+        folder: where the files go; made if need be.
+        examples: at least one, with unique ids.
+        generate: called with up to `batch_size` examples at a time.
+        answer_of: see `evaluate`.
+        syntax: how the answer is parsed.
+        settings: what decides the completions (model, its digest, prompt, limits), as JSON; kept in `scores.json`.
+        batch_size: examples whose results are written at once, and so the most that an interruption can lose.
+        summarize: makes the `aggregates` of `scores.json`.
+
+    Raises:
+        InputError: the folder holds a partial evaluation of other examples or settings.
+    """
+    if len({example.id for example in examples}) != len(examples):
+        repeated, _ = collections.Counter(example.id for example in examples).most_common(1)[0]
+        raise InputError(f"example id {repeated!r} occurs more than once; outputs are kept by id.")
+    partial = folder / "outputs.partial.jsonl"
+    done = _open_partial(partial, _digest(examples, settings, syntax))
+    waiting = [example for example in examples if example.id not in done]
+    for start in range(0, len(waiting), batch_size):
+        batch = waiting[start : start + batch_size]
+        outcomes = judge_completions(batch, generate(batch), answer_of, syntax)
+        _append(partial, outcomes)
+        done.update((outcome.id, outcome) for outcome in outcomes)
+    outcomes = [done[example.id] for example in examples]
+    scores = score(outcomes)
+    document = scores.to_json() | {"aggregates": dict(summarize(scores)), "settings": dict(settings)}
+    write_atomically(folder / "outputs.jsonl", _lines(outcomes))
+    write_atomically(folder / "scores.json", to_json(document, indent=2) + "\n")
+    partial.unlink()
+    return scores
+
+
+def _digest(examples: Sequence[Example], settings: Mapping[str, Any], syntax: Syntax) -> str:
+    digest = hashlib.sha256(json.dumps([settings, syntax.name], sort_keys=True).encode())
+    for example in examples:
+        digest.update(repr(example).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _open_partial(path: Path, digest: str) -> dict[str, Outcome]:
+    """The outcomes of an interrupted evaluation, by id; a new file with nothing in it if there was none."""
+    if not path.exists():
+        write_atomically(path, json.dumps({"evaluation": digest}) + "\n")
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]  # A batch that was being written has no line end yet.
+    header, *rows = whole.splitlines() or [b""]
+    try:
+        found = json.loads(header)
+        outcomes = [Outcome(**json.loads(row)) for row in rows]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: not the outputs of an interrupted evaluation ({error}); remove it.") from error
+    if found != {"evaluation": digest}:
+        raise InputError(
+            f"{path}: an interrupted evaluation of another model, data or settings; give another output folder, or "
+            "remove the file to start again."
+        )
+    os.truncate(path, len(whole))
+    return {outcome.id: outcome for outcome in outcomes}
+
+
+def _append(path: Path, outcomes: Iterable[Outcome]) -> None:
+    with explain_failure(path), path.open("a", encoding="utf-8") as file:
+        file.write(_lines(outcomes))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _lines(outcomes: Iterable[Outcome]) -> str:
+    return "".join(json.dumps(outcome._asdict()) + "\n" for outcome in outcomes)

@@ -1,0 +1,333 @@
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxfc import bfcl
+from jaxfc.calls.match import ANY_CALL, judge_answer
+from jaxfc.calls.parse import Syntax
+from jaxfc.command import InputError
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the BFCL files are not part of the repository")
+
+WEATHER = {
+    "name": "weather.get",
+    "description": "Weather of a city.",
+    "parameters": {"type": "dict", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+ANSWER = [{"weather.get": {"city": ["Rome", "Roma"]}}]
+
+
+def question(name, *messages):
+    messages = messages or ({"role": "user", "content": "Weather in Rome?"},)
+    return {"id": name, "question": [list(messages)], "function": [WEATHER]}
+
+
+def write_lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text)
+
+
+def write_category(folder, category, questions, answers=None):
+    write_lines(folder / f"BFCL_v4_{category}.json", questions)
+    if answers is not None:
+        write_lines(folder / "possible_answer" / f"BFCL_v4_{category}.json", answers)
+
+
+# Files
+
+
+def test_an_entry_becomes_an_example_with_its_own_system_message_first(tmp_path):
+    messages = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Rome?"}
+    write_category(
+        tmp_path,
+        "live_simple",
+        [question("live_simple_0", *messages)],
+        [{"id": "live_simple_0", "ground_truth": ANSWER}],
+    )
+    [example] = bfcl.read_bfcl(tmp_path, ["live_simple"])
+    assert example.id == "live_simple_0" and example.kind == "live_simple"
+    assert example.messages == messages
+    assert [tool.name for tool in example.tools] == ["weather.get"]
+    assert example.accepted[0].name == "weather.get"
+    assert tuple(example.accepted[0].arguments["city"]) == ("Rome", "Roma")
+
+
+def test_irrelevance_accepts_no_call_and_relevance_any(tmp_path):
+    write_category(tmp_path, "irrelevance", [question("irrelevance_0")])
+    write_category(tmp_path, "live_relevance", [question("live_relevance_0")])
+    none, some = bfcl.read_bfcl(tmp_path, ["irrelevance", "live_relevance"])
+    assert none.accepted == () and some.accepted is ANY_CALL
+    for text, called in [("[f(x=1)]", True), ("No function fits.", False), ("[]", False), ("", False)]:
+        assert judge_answer(text, none.tools, none.accepted, Syntax.BFCL).ok is not called, text
+        assert judge_answer(text, some.tools, some.accepted, Syntax.BFCL).ok is called, text
+
+
+def test_gzip_and_plain_files_read_the_same(tmp_path):
+    questions, answers = [question("multiple_0")], [{"id": "multiple_0", "ground_truth": ANSWER}]
+    write_category(tmp_path / "plain", "multiple", questions, answers)
+    write_lines(tmp_path / "packed" / "BFCL_v4_multiple.json.gz", questions)
+    write_lines(tmp_path / "packed" / "possible_answer" / "BFCL_v4_multiple.json.gz", answers)
+    assert bfcl.read_bfcl(tmp_path / "plain", ["multiple"]) == bfcl.read_bfcl(tmp_path / "packed", ["multiple"])
+
+
+@pytest.mark.parametrize(
+    ("questions", "answers", "message"),
+    [
+        ([question("a"), "{oops"], [], r"BFCL_v4_multiple\.json:2\b"),
+        ([question("a"), question("b")], [{"id": "a", "ground_truth": ANSWER}], "1 answers to the 2 questions"),
+        ([question("a")], [{"id": "b", "ground_truth": ANSWER}], r"possible_answer.*:1: answers 'b', but .* asks 'a'"),
+        ([question("a")], [{"id": "a", "ground_truth": []}], r"possible_answer.*:1: .*at least one"),
+        ([question("a")], [{"id": "a"}], r"possible_answer.*:1: .*found null"),
+        ([question("a") | {"question": []}], [{"id": "a", "ground_truth": ANSWER}], r"multiple\.json:1: question"),
+        ([question("a") | {"function": None}], [{"id": "a", "ground_truth": ANSWER}], r"multiple\.json:1: .*NoneType"),
+        ([question("a") | {"function": [{}]}], [{"id": "a", "ground_truth": ANSWER}], r"multiple\.json:1"),
+        ([question(7)], [{"id": 7, "ground_truth": ANSWER}], r"multiple\.json:1: id is 7"),
+        (["[1]"], [], r"BFCL_v4_multiple\.json:1\b"),
+    ],
+)  # fmt: skip
+def test_a_broken_file_is_refused_with_its_line(tmp_path, questions, answers, message):
+    write_category(tmp_path, "multiple", questions, answers)
+    with pytest.raises(InputError, match=message):
+        bfcl.read_bfcl(tmp_path, ["multiple"])
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"neither BFCL_v4_parallel\.json nor BFCL_v4_parallel\.json\.gz"):
+        bfcl.read_bfcl(tmp_path, ["parallel"])
+    write_category(tmp_path, "parallel", [question("a")])
+    with pytest.raises(InputError, match="possible_answer: neither"):
+        bfcl.read_bfcl(tmp_path, ["parallel"])
+
+
+def test_a_truncated_gzip_file_is_refused(tmp_path):
+    path = tmp_path / "BFCL_v4_irrelevance.json.gz"
+    write_lines(path, [question(f"irrelevance_{n}") for n in range(200)])
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(InputError, match=r"BFCL_v4_irrelevance\.json\.gz"):
+        bfcl.read_bfcl(tmp_path, ["irrelevance"])
+
+
+def test_categories_of_other_languages_are_named_as_not_evaluated(tmp_path):
+    with pytest.raises(InputError, match="simple_java is not evaluated"):
+        bfcl.read_bfcl(tmp_path, ["simple_java"])
+    with pytest.raises(InputError, match="unknown BFCL category simpel; one of: simple_python"):
+        bfcl.read_bfcl(tmp_path, ["simpel"])
+
+
+@needs_shared
+def test_the_v4_data_has_its_3491_python_entries():
+    examples = bfcl.read_bfcl(SHARED / "bfcl")
+    counts = {category: entries for category, (_, entries) in bfcl.tally([(e.kind, False) for e in examples]).items()}
+    assert counts == {
+        "simple_python": 400, "multiple": 200, "parallel": 200, "parallel_multiple": 200, "irrelevance": 240,
+        "live_simple": 258, "live_multiple": 1053, "live_parallel": 16, "live_parallel_multiple": 24,
+        "live_irrelevance": 884, "live_relevance": 16,
+    }  # fmt: skip
+    assert len({example.id for example in examples}) == len(examples) == 3491
+    assert sum(example.messages[0]["role"] == "system" for example in examples) == 92
+
+
+# Aggregate scores
+
+V3_COUNTS = {"live_simple": 258, "live_multiple": 1053, "live_parallel": 16, "live_parallel_multiple": 24,
+             "live_irrelevance": 882, "live_relevance": 18}  # fmt: skip
+COUNTS = {"simple_python": 400, "simple_java": 100, "simple_javascript": 50, "multiple": 200, "parallel": 200,
+          "parallel_multiple": 200, "irrelevance": 240, **V3_COUNTS}  # fmt: skip
+ALL_RIGHT = {category: (entries, entries) for category, entries in COUNTS.items()}
+ALL_WRONG = {category: (0, entries) for category, entries in COUNTS.items()}
+
+
+def one_right(category):
+    return ALL_WRONG | {category: (1, COUNTS[category])}
+
+
+@pytest.mark.parametrize(
+    ("category", "weight"),
+    [
+        # 1/4 for simple, 1/3 of that for the language, 1/entries of that for the entry.
+        ("simple_java", 1 / 1200),
+        ("simple_javascript", 1 / 600),
+        ("simple_python", 1 / 4800),
+        ("multiple", 1 / 800),
+        ("live_simple", 0),
+    ],
+)
+def test_weight_of_one_entry_in_the_official_non_live_ast(category, weight):
+    np.testing.assert_allclose(bfcl.non_live_ast_official(one_right(category)), weight)
+
+
+def test_categories_not_run_count_zero_officially_and_are_left_out_of_the_python_form():
+    # simple = (0.9 + 0 + 0) / 3 = 0.3; (0.3 + 0.8 + 0.7 + 0.6) / 4 = 0.6. Python: (0.9 + 0.8 + 0.7 + 0.6) / 4 = 0.75.
+    results = {
+        "simple_python": (360, 400), "multiple": (160, 200), "parallel": (140, 200), "parallel_multiple": (120, 200),
+    }  # fmt: skip
+    np.testing.assert_allclose(bfcl.non_live_ast_official(results), 0.6)
+    np.testing.assert_allclose(bfcl.non_live_ast_python(results), 0.75)
+    np.testing.assert_allclose(bfcl.non_live_ast_official(results | {"simple_java": (50, 100)}), 0.6 + 0.5 / 12)
+
+
+def test_live_v4_weighs_four_categories_by_entries():
+    # (200 + 800 + 8 + 12) / (258 + 1053 + 16 + 24) = 1020 / 1351; irrelevance and relevance have no part in it.
+    results = ALL_RIGHT | {"live_simple": (200, 258), "live_multiple": (800, 1053), "live_parallel": (8, 16),
+                           "live_parallel_multiple": (12, 24), "live_irrelevance": (0, 882)}  # fmt: skip
+    np.testing.assert_allclose(bfcl.live_v4(results), 1020 / 1351)
+
+
+def test_live_v3_weighs_six_categories_and_39_percent_of_it_is_irrelevance():
+    assert sum(V3_COUNTS.values()) == 2251
+    abstaining = ALL_WRONG | {"live_irrelevance": (882, 882)}
+    np.testing.assert_allclose(bfcl.live_v3(abstaining), 882 / 2251)
+    assert round(100 * bfcl.live_v3(abstaining)) == 39
+    # v4's data moved two entries from relevance to irrelevance: the weights follow the data.
+    drifted = abstaining | {"live_irrelevance": (884, 884), "live_relevance": (0, 16)}
+    np.testing.assert_allclose(bfcl.live_v3(drifted), 884 / 2251)
+
+
+def test_a_live_category_without_entries_is_refused_since_its_weight_is_unknown():
+    results = {category: counts for category, counts in ALL_RIGHT.items() if category != "live_parallel"}
+    with pytest.raises(ValueError, match="no entries of live_parallel"):
+        bfcl.live_v4(results)
+
+
+def test_irrelevance_v4_is_the_mean_of_two_categories_not_of_their_entries():
+    results = ALL_WRONG | {"irrelevance": (240, 240), "live_irrelevance": (441, 882)}
+    np.testing.assert_allclose(bfcl.irrelevance_v4(results), 0.75)
+
+
+def test_funrl_overall_is_the_mean_of_non_live_ast_and_live_v3():
+    # simple = (0.96 + 0.75 + 0.86) / 3 = 0.856667; Non-Live = (0.856667 + 0.945 + 0.915 + 0.9) / 4 = 0.904167.
+    # Live = 1838 / 2251 = 0.816526. Their mean is 0.860346 (the paper's row: (0.9040 + 0.8164) / 2 = 0.8602).
+    results = {
+        "simple_python": (384, 400), "simple_java": (75, 100), "simple_javascript": (43, 50), "multiple": (189, 200),
+        "parallel": (183, 200), "parallel_multiple": (180, 200), "irrelevance": (200, 240), "live_simple": (200, 258),
+        "live_multiple": (850, 1053), "live_parallel": (12, 16), "live_parallel_multiple": (16, 24),
+        "live_irrelevance": (745, 882), "live_relevance": (15, 18),
+    }  # fmt: skip
+    aggregates = bfcl.aggregates(results)
+    np.testing.assert_allclose(aggregates["non_live_ast_official"], 0.9041667, rtol=1e-6)
+    np.testing.assert_allclose(aggregates["live_v3"], 0.8165260, rtol=1e-6)
+    np.testing.assert_allclose(aggregates["funrl_overall_official"], 0.8603463, rtol=1e-6)
+    # Python alone: simple = 0.96, so (0.96 + 0.945 + 0.915 + 0.9) / 4 = 0.93.
+    np.testing.assert_allclose(aggregates["non_live_ast_python"], 0.93)
+    np.testing.assert_allclose(aggregates["funrl_overall_python"], (0.93 + 0.8165260) / 2, rtol=1e-6)
+    np.testing.assert_allclose(aggregates["relevance"], 15 / 18)
+
+
+def test_aggregates_of_perfect_and_of_hopeless_results():
+    assert set(bfcl.aggregates(ALL_RIGHT).values()) == {1.0}
+    assert set(bfcl.aggregates(ALL_WRONG).values()) == {0.0}
+
+
+def test_tally_counts_correct_and_entries_by_category():
+    assert bfcl.tally([("a", True), ("b", False), ("a", False)]) == {"a": (1, 2), "b": (0, 1)}
+
+
+# Judging outputs
+
+
+def case(name="simple_python_0", **changed):
+    return {"id": name, "language": "python", "functions": [WEATHER], "possible_answer": ANSWER,
+            "output": '[weather.get(city="roma")]'} | changed  # fmt: skip
+
+
+def judge(tmp_path, *rows):
+    write_lines(tmp_path / "cases.jsonl", rows)
+    skipped = bfcl.judge_file(tmp_path / "cases.jsonl", tmp_path / "verdicts.jsonl")
+    return [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()], skipped
+
+
+@needs_shared
+def test_every_python_case_gets_the_official_verdict(tmp_path):
+    cases = [json.loads(line) for line in (SHARED / "bfcl_cases.jsonl").read_text().splitlines()]
+    skipped = bfcl.judge_file(SHARED / "bfcl_cases.jsonl", tmp_path / "verdicts.jsonl")
+    verdicts = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert [verdict["id"] for verdict in verdicts] == [case["id"] for case in cases]
+    python = [(case, verdict) for case, verdict in zip(cases, verdicts, strict=True) if case["language"] == "python"]
+    wrong = [case["id"] for case, verdict in python if verdict["ok"] is not case["official_valid"]]
+    assert len(python) == 330 and not wrong
+    assert skipped == {"java": 40, "javascript": 36}
+
+
+def test_verdicts_keep_the_order_and_other_languages_are_counted_not_judged(tmp_path):
+    verdicts, skipped = judge(
+        tmp_path, case("a"), case("b", language="java"), case("c", output="[weather.get(city='Oslo')]")
+    )
+    assert verdicts[0] == {"id": "a", "ok": True, "reason": "ok"}
+    assert verdicts[1] == {"id": "b", "ok": None, "reason": "language: java is not checked"}
+    assert verdicts[2]["id"] == "c" and verdicts[2]["ok"] is False and verdicts[2]["reason"] == "value: string"
+    assert skipped == {"java": 1}
+
+
+@pytest.mark.parametrize(
+    ("category", "called_is_right"), [("irrelevance", False), ("live_irrelevance", False), ("live_relevance", True)]
+)
+def test_relevance_comes_from_the_category_or_from_the_ids_prefix(tmp_path, category, called_is_right):
+    called, prose = "[weather.get()]", "Sorry, none fits."
+    verdicts, _ = judge(
+        tmp_path,
+        case(f"{category}_3#s001", possible_answer=[], output=called),
+        case(f"{category}_3#s002", possible_answer=[], output=prose),
+        case("x", category=category, possible_answer=[], output=called),
+        case("y", category=category, possible_answer=[], output=prose),
+    )
+    assert [verdict["ok"] for verdict in verdicts] == [called_is_right, not called_is_right] * 2
+
+
+def test_an_output_that_no_file_can_encode_is_judged_like_any_other(tmp_path):
+    verdicts, _ = judge(
+        tmp_path, case(output="[weather.get(city='\ud800')]"), case(output="\x00"), case(output="(" * 9000)
+    )
+    assert [verdict["ok"] for verdict in verdicts] == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{oops", r"cases\.jsonl:2\b"),
+        ("[]", r"cases\.jsonl:2\b"),
+        (case(output=None), r"cases\.jsonl:2: output is null"),
+        (case(language="cobol"), r"cases\.jsonl:2: language is 'cobol'; one of: python, java, javascript"),
+        (case(functions={}), r"cases\.jsonl:2: the functions should be a list, not dict"),
+        (case(possible_answer=[]), r"cases\.jsonl:2: the answer should be a list of calls, at least one"),
+        (case(possible_answer=[3]), r"cases\.jsonl:2: "),
+        ({key: value for key, value in case().items() if key != "id"}, r"cases\.jsonl:2: id is null"),
+    ],
+)
+def test_a_row_that_cannot_be_judged_is_named_and_nothing_is_written(tmp_path, row, message):
+    with pytest.raises(InputError, match=message):
+        judge(tmp_path, case(), row)
+    assert not (tmp_path / "verdicts.jsonl").exists()
+
+
+def judge_command(*arguments):
+    script = f"import runpy, sys\nsys.argv = {['evaluate.py', *map(str, arguments)]!r}\n"
+    script += "try:\n    runpy.run_path('scripts/evaluate.py', run_name='__main__')\nfinally:\n"
+    script += "    print('imports jax:', 'jax' in sys.modules)\n"
+    return subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_the_judge_command_counts_what_it_skips_and_needs_no_jax(tmp_path):
+    write_lines(tmp_path / "cases.jsonl.gz", [case("a"), case("b", language="java"), case("c", language="java")])
+    done = judge_command("--judge", tmp_path / "cases.jsonl.gz", "--output", tmp_path / "verdicts.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "verdicts.jsonl").read_text().splitlines()) == 3
+    assert done.stderr.splitlines() == ["2 of 3 rows not checked: java 2"]
+    assert "imports jax: False" in done.stdout
+
+
+def test_the_judge_command_answers_a_broken_line_with_one_message(tmp_path):
+    write_lines(tmp_path / "cases.jsonl", [case("a"), "{oops"])
+    done = judge_command("--judge", tmp_path / "cases.jsonl", "--output", tmp_path / "verdicts.jsonl")
+    assert done.returncode == 2
+    assert "cases.jsonl:2" in done.stderr and "Traceback" not in done.stderr

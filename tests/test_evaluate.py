@@ -1,0 +1,147 @@
+import json
+import math
+
+import pytest
+
+from jaxfc.calls.parse import Syntax
+from jaxfc.calls.schema import AcceptedCall, Tool
+from jaxfc.command import InputError
+from jaxfc.data.example import Example
+from jaxfc.evaluate import PROMPT_TOO_LONG, Outcome, evaluate, evaluate_into, score
+
+ADD = Tool("add", "", {"x": {"type": "integer"}}, ("x",))
+
+
+def example(number, kind="single"):
+    return Example(
+        id=f"e{number}",
+        messages=({"role": "user", "content": f"Add {number}."},),
+        tools=(ADD,),
+        accepted=(AcceptedCall("add", {"x": (number,)}),),
+        kind=kind,
+    )
+
+
+EXAMPLES = [example(n, kind) for n, kind in enumerate(["single", "single", "choice", "single", "choice"])]
+
+
+def right(examples):
+    return [f"<think>easy</think>[add(x={e.id[1:]})]" for e in examples]
+
+
+def answer_of(text):
+    return text.split("</think>")[-1]
+
+
+class Generator:
+    """Right answers, or an interruption at a given call; remembers what it was asked."""
+
+    def __init__(self, stop_at=None):
+        self.asked, self.calls, self.stop_at = [], 0, stop_at
+
+    def __call__(self, examples):
+        self.calls += 1
+        if self.calls == self.stop_at:
+            raise KeyboardInterrupt
+        self.asked += [e.id for e in examples]
+        return right(examples)
+
+
+def run_into(folder, generate, examples=EXAMPLES, settings=None, **changed):
+    settings = settings or {"model": "abc"}
+    return evaluate_into(
+        folder, examples, generate, answer_of, Syntax.BFCL, **{"settings": settings, "batch_size": 2} | changed
+    )
+
+
+def read(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_scores_are_counted_overall_by_kind_and_by_reason():
+    def generate(examples):
+        return ["<think></think>[add(x=0)]", "[add(x=7)]", "[add(x=2)]", None, "[add(x="]
+
+    scores, outcomes = evaluate(EXAMPLES, generate, answer_of, Syntax.STRICT)
+    assert [outcome.ok for outcome in outcomes] == [True, False, True, False, False]
+    assert scores.overall == (2, 5) and scores.kinds == {"single": (1, 3), "choice": (1, 2)}
+    assert sum(scores.reasons.values()) == 3 and scores.reasons[PROMPT_TOO_LONG] == 1
+    assert outcomes[0].answer == "[add(x=0)]" and outcomes[0].text == "<think></think>[add(x=0)]"
+
+
+def test_standard_error_is_that_of_a_proportion():
+    # p = 3/4 of n = 4: sqrt(0.75 * 0.25 / 4) = sqrt(3) / 8.
+    scores = score([Outcome(str(n), "k", "", "", n > 0, "", "") for n in range(4)])
+    assert scores.overall.accuracy == 0.75
+    assert math.isclose(scores.overall.standard_error, math.sqrt(3) / 8)
+    assert scores.to_json()["overall"] == 0.75 and scores.to_json()["kinds"]["k"]["entries"] == 4
+
+
+def test_a_prompt_that_is_too_long_is_wrong_even_where_no_call_is_right():
+    no_call = Example(id="n", messages=EXAMPLES[0].messages, tools=(ADD,), accepted=(), kind="none")
+    scores, [outcome] = evaluate([no_call], lambda examples: [None], answer_of, Syntax.BFCL)
+    assert not outcome.ok and outcome.text is None and scores.reasons == {PROMPT_TOO_LONG: 1}
+
+
+def test_a_generator_that_loses_a_completion_is_an_error():
+    with pytest.raises(ValueError, match="shorter"):
+        evaluate(EXAMPLES, lambda examples: right(examples)[:-1], answer_of, Syntax.BFCL)
+
+
+def test_the_folder_holds_one_line_per_example_in_order_and_the_scores(tmp_path):
+    scores = run_into(tmp_path / "out", right, summarize=lambda scores: {"half": scores.overall.accuracy / 2})
+    rows = [json.loads(line) for line in (tmp_path / "out" / "outputs.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [e.id for e in EXAMPLES]
+    assert set(rows[0]) == {"id", "kind", "text", "answer", "ok", "reason", "detail"}
+    document = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert document["overall"] == scores.overall.accuracy == 1.0
+    assert document["aggregates"] == {"half": 0.5} and document["settings"] == {"model": "abc"}
+    assert sorted(read(tmp_path / "out")) == ["outputs.jsonl", "scores.json"]
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3])
+def test_an_interrupted_evaluation_asks_only_for_the_rest_and_ends_with_the_same_bytes(tmp_path, stop_at):
+    run_into(tmp_path / "whole", right)
+    first, second = Generator(stop_at), Generator()
+    with pytest.raises(KeyboardInterrupt):
+        run_into(tmp_path / "parts", first)
+    assert len(first.asked) == 2 * (stop_at - 1)
+    run_into(tmp_path / "parts", second)
+    assert first.asked + second.asked == [e.id for e in EXAMPLES]
+    assert read(tmp_path / "parts") == read(tmp_path / "whole")
+
+
+def test_a_line_cut_off_by_a_kill_is_generated_again(tmp_path):
+    run_into(tmp_path / "whole", right)
+    with pytest.raises(KeyboardInterrupt):
+        run_into(tmp_path / "parts", Generator(stop_at=3))
+    partial = tmp_path / "parts" / "outputs.partial.jsonl"
+    partial.write_bytes(partial.read_bytes()[:-9])
+    second = Generator()
+    run_into(tmp_path / "parts", second)
+    assert second.asked == ["e3", "e4"]
+    assert read(tmp_path / "parts") == read(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"settings": {"model": "xyz"}}, {"examples": EXAMPLES[:4]}, {"examples": [*EXAMPLES[:4], example(9, "choice")]}],
+)
+def test_outputs_of_another_model_or_data_are_never_continued(tmp_path, changed):
+    with pytest.raises(KeyboardInterrupt):
+        run_into(tmp_path, Generator(stop_at=2))
+    before = read(tmp_path)
+    with pytest.raises(InputError, match=r"outputs\.partial\.jsonl: an interrupted evaluation of another model"):
+        run_into(tmp_path, right, **changed)
+    assert read(tmp_path) == before
+
+
+def test_a_foreign_partial_file_is_refused(tmp_path):
+    (tmp_path / "outputs.partial.jsonl").write_text("hello\n")
+    with pytest.raises(InputError, match="not the outputs of an interrupted evaluation"):
+        run_into(tmp_path, right)
+
+
+def test_ids_that_repeat_are_refused(tmp_path):
+    with pytest.raises(InputError, match="example id 'e1' occurs more than once"):
+        run_into(tmp_path, right, examples=[example(1), example(2), example(1)])
