@@ -1,5 +1,7 @@
 """Rewards and entropies -> advantages: GRPO's group advantage, and EGPO's entropy bonus on top of it."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -111,3 +113,32 @@ def entropy_metrics(
         "entropy/bonus_mean": entropy_bonus(advantages, cot_entropy, scale=scale, cap=cap).mean(),
         "entropy/cap_active": capped.sum() / jnp.maximum(live.sum(), 1),
     }
+
+
+class NoSignal(RuntimeError):
+    """The entropy bonus is on and cannot do anything."""
+
+
+def require_signal(metrics: Mapping[str, float]):
+    """Stop a run whose entropy bonus is silently 0, the known way to get this method wrong.
+
+    Args:
+        metrics: `reward/live_groups`, `entropy/live_cot_tokens` and `entropy/bonus_max` of one rollout batch.
+
+    Raises:
+        NoSignal: there are live groups, and none of their rollouts has a token of chain of thought, or no bonus is
+            above 0.
+    """
+    if metrics["reward/live_groups"] == 0:
+        return
+    if metrics["entropy/live_cot_tokens"] == 0:
+        raise NoSignal(
+            "no rollout of a live group has a chain-of-thought token, so the entropy bonus is 0 for all and this run "
+            "would be plain GRPO. Check that completions hold <think>...</think>, that prompt.opens_think says whether "
+            "the prompt opens the block, or set algorithm.entropy=null for GRPO."
+        )
+    if metrics["entropy/bonus_max"] <= 0:
+        raise NoSignal(
+            "the entropy bonus is 0 for every rollout although algorithm.entropy is set: the entropies of the chain of "
+            "thought are 0. Check rollout.temperature, or set algorithm.entropy=null for GRPO."
+        )

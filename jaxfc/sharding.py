@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
@@ -75,3 +76,8 @@ def place_replicated(mesh: Mesh, tree):
 def row_shards(mesh: Mesh) -> int:
     """Into how many parts the rows of a batch are split."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def fetch(tree):
+    """Global arrays -> whole NumPy arrays, on every process."""
+    return multihost_utils.process_allgather(tree, tiled=True)

@@ -1,0 +1,350 @@
+"""Every setting of a run, explained where it is declared."""
+
+import dataclasses
+from typing import Literal
+
+FUNRL_SYSTEM = """\
+You are an expert in composing functions. You are given a question and a set of functions, and you answer the \
+question by calling the functions that it needs, once or several times.
+If none of the functions fits the question, or the question lacks a parameter that a function requires, make no call: \
+leave the list of calls empty.
+
+Here are the functions that you may call, as JSON, one per line:
+{tools}
+
+In a single reply do both of the following:
+1. Reason about which functions to call, with which arguments, between <think> and </think>.
+2. Then give {answer_rule}: a Python list of calls, each with keyword arguments only. An empty list \
+means that no function is called.
+
+The reply looks like this:
+{skeleton}
+
+Mind the type of each argument: text is quoted, numbers are not, booleans are True or False, lists are in brackets."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """How an example becomes a prompt, and what a reply must look like."""
+
+    system: str = FUNRL_SYSTEM
+    """System message. `{tools}` is replaced by the tools; `{answer_rule}` and `{skeleton}` by the reply's form."""
+    tools: Literal["json", "signatures"] = "json"
+    """How tools are written: JSON Schema, one object a line, or one short signature a line."""
+    wrapper: Literal["tags", "bare"] = "tags"
+    """`tags`: the calls stand in <answer></answer> after the think block; `bare`: the list follows it directly."""
+    opens_think: bool = False
+    """The prompt ends with <think>, so that a completion starts inside the think block."""
+
+    def __post_init__(self):
+        if "{tools}" not in self.system:
+            raise ValueError("prompt.system has no {tools}, so no prompt would show its tools.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Create:
+    """A new model: random weights, and a tokenizer trained on generated tasks."""
+
+    width: int = 128
+    """Width of the residual stream."""
+    hidden_width: int = 256
+    """Width inside the MLP."""
+    layers: int = 4
+    """Layers."""
+    heads: int = 4
+    """Query heads."""
+    kv_heads: int = 2
+    """Key-value heads."""
+    vocabulary: int = 512
+    """Tokens of the tokenizer, the 256 bytes and the tags included."""
+    tokenizer_tasks: int = 4000
+    """Generated tasks whose texts the tokenizer is trained on."""
+    seed: int = 0
+    """Of the weights."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """The model that a run starts from."""
+
+    path: str | None = None
+    """A Hugging Face directory: config.json, safetensors, tokenizer with a chat template."""
+    create: Create | None = None
+    """A new model instead (supervised training on generated tasks)."""
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of matrix products; auto is bfloat16 on accelerators and float32 on CPU. Parameters are float32."""
+    remat: bool = False
+    """Recompute each layer in the backward pass: less memory, about a third more work."""
+
+    def __post_init__(self):
+        if (self.path is None) == (self.create is None):
+            raise ValueError("model needs either path (a model directory) or create (a new one), and not both.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """How many devices each axis of the mesh has; their product is the number of devices attached."""
+
+    data: int = 1
+    """Replicas of the parameters; each sees its part of the batch."""
+    fsdp: int = 1
+    """Parts into which parameters, optimizer state and the batch are split."""
+    tensor: int = 1
+    """Parts into which heads, hidden width and vocabulary are split."""
+
+    def __post_init__(self):
+        for axis, size in dataclasses.asdict(self).items():
+            if size < 1:
+                raise ValueError(f"mesh.{axis} is {size}; an axis has at least 1 device.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Careless:
+    """How often the teacher of generated tasks makes each fault of real data."""
+
+    invented_call: float = 0.7
+    """A query that no tool can serve is answered with a call all the same."""
+    lost_call: float = 0.65
+    """Of several requests the last is forgotten."""
+    quoted_numbers: float = 0.4
+    """The numbers of a call are written as text."""
+    dropped_argument: float = 0.1
+    """The last argument of a call is forgotten."""
+    after: int = 0
+    """Tasks of a lower index are answered rightly; with `data.shuffle: false` a clean phase comes first."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tasks:
+    """Generated tasks, made as they are read."""
+
+    count: int
+    """How many different tasks; past them the set repeats."""
+    seed: int = 0
+    """Of the generator."""
+    split: Literal["train", "tune", "held_out"] = "train"
+    """Tools and values of the splits do not overlap."""
+    careless: Careless | None = None
+    """None: the answers are right. Set it and they have the faults of a careless teacher (for supervised training)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where examples come from, and the shapes that they are padded to."""
+
+    path: str | None = None
+    """A folder made by scripts/prepare_data.py."""
+    split: str = "train"
+    """Which split of that folder."""
+    tasks: Tasks | None = None
+    """Generated tasks instead of a folder."""
+    shuffle: bool = True
+    """Read in shuffled order, each epoch anew; else in the order of the source."""
+    prompt_buckets: tuple[int, ...] = (512, 1024, 2048)
+    """Lengths that prompts are padded to, in tokens. A longer prompt is left out and counted."""
+    completion_length: int = 256
+    """Room for a completion, in tokens, the one that ends it included."""
+
+    def __post_init__(self):
+        if (self.path is None) == (self.tasks is None):
+            raise ValueError("data needs either path (a prepared folder) or tasks (generated), and not both.")
+        if not self.prompt_buckets or list(self.prompt_buckets) != sorted(set(self.prompt_buckets)):
+            raise ValueError(f"data.prompt_buckets is {self.prompt_buckets}; give rising lengths such as [512, 1024].")
+        if self.prompt_buckets[0] < 2 or self.completion_length < 2:
+            raise ValueError("data.prompt_buckets and data.completion_length need at least 2 tokens.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """How completions are sampled."""
+
+    temperature: float = 0.7
+    """0 is greedy, which training refuses: equal rollouts have no advantage."""
+    top_k: int = 0
+    """Draw among the k likeliest tokens; 0 is all."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that together have this probability."""
+
+    def __post_init__(self):
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"rollout has temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}; right are "
+                "temperature >= 0, top_k >= 0 and 0 < top_p <= 1."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EntropyBonus:
+    """EGPO: A' = A + min(scale * E, |A| / cap), E the mean entropy of the chain of thought."""
+
+    scale: float = 0.4
+    """lambda: what a nat of entropy is worth. 0 is GRPO, bit for bit."""
+    cap: float = 2.0
+    """alpha: the bonus is at most this part of |A|."""
+
+    def __post_init__(self):
+        if self.scale < 0 or self.cap <= 1:
+            raise ValueError(
+                f"algorithm.entropy has scale {self.scale} and cap {self.cap}; scale is at least 0, and only a cap "
+                "above 1 keeps the sign of an advantage."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """How rewards become a gradient."""
+
+    group_size: int = 8
+    """Completions sampled per prompt (G)."""
+    clip_low: float = 0.2
+    """How far the ratio may fall below 1."""
+    clip_high: float = 0.2
+    """How far it may rise above 1."""
+    kl_coefficient: float = 0.001
+    """beta: weight of the KL to the reference."""
+    entropy: EntropyBonus | None = dataclasses.field(default_factory=EntropyBonus)
+    """null is plain GRPO; set it and the run is EGPO."""
+    updates: int = 1
+    """Updates per rollout batch: its prompts are dealt into this many mini-batches."""
+    micro_batches: int = 1
+    """Parts in which an update's gradient is added up; the result does not depend on it, memory does."""
+
+    def __post_init__(self):
+        if self.group_size < 2:
+            raise ValueError(
+                f"algorithm.group_size is {self.group_size}, but an advantage is a distance from the group's mean: "
+                "below 2 completions per prompt every advantage is 0."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Muon:
+    """Muon for the matrices of the layers; the rest stays with AdamW."""
+
+    learning_rate: float = 0.02
+    """Peak, on the same schedule as AdamW's."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """AdamW, gradient clipping and the learning-rate schedule."""
+
+    learning_rate: float = 1e-6
+    """Peak rate."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.999
+    """Decay of the second moment."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay."""
+    clip_norm: float = 1.0
+    """Largest global norm of a gradient."""
+    warmup_steps: int = 0
+    """Updates of linear warm-up."""
+    decay_steps: int = 0
+    """Updates until the end of a cosine decay, warm-up included; 0 keeps the rate constant."""
+    final_fraction: float = 0.1
+    """Rate at the end of the decay, as a part of the peak."""
+    muon: Muon | None = None
+    """null is AdamW for all parameters."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reward:
+    """What a completion is worth: 1 when its form and its calls are right, else 0."""
+
+    lenient: bool = False
+    """Parse answers as BFCL does, instead of refusing positional arguments, bare names and the like."""
+    shuffled: bool = False
+    """A control experiment: deal the rewards of a batch out at random. Nothing can be learned from them."""
+    workers: int = 0
+    """Processes that check completions; 0 checks them in the training process."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Greedy accuracy on examples that training does not see."""
+
+    data: Data | None = None
+    """The examples; null evaluates nothing."""
+    count: int = 400
+    """How many of them."""
+    curve_count: int = 0
+    """How many for the accuracy curve during training; 0 draws none."""
+    every: int = 10
+    """Steps between points of that curve."""
+    batch: int = 64
+    """Prompts decoded together."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What every training run has."""
+
+    name: str
+    """The run's folder is `output`/`name`."""
+    output: str = "runs"
+    """Where runs are kept."""
+    seed: int = 0
+    """Of data order and sampling."""
+    steps: int = 500
+    """Rollout batches (RL) or updates (SFT)."""
+    batch: int = 64
+    """Prompts per step."""
+    save_every: int = 50
+    """Steps between checkpoints."""
+    keep: int = 2
+    """Checkpoints kept."""
+    model: Model
+    mesh: Mesh = dataclasses.field(default_factory=Mesh)
+    data: Data
+    prompt: Prompt | None = None
+    """null: the one saved with the model (`prompt.yaml`), else the paper's."""
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+
+    def __post_init__(self):
+        shards = self.mesh.data * self.mesh.fsdp
+        if self.batch % shards:
+            raise ValueError(
+                f"batch is {self.batch} prompts, which mesh data={self.mesh.data} x fsdp={self.mesh.fsdp} cannot "
+                f"split evenly; {self.batch // shards * shards or shards} would do."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainRL(Run):
+    """Reinforcement learning: EGPO or GRPO."""
+
+    rollout: Rollout = dataclasses.field(default_factory=Rollout)
+    algorithm: Algorithm = dataclasses.field(default_factory=Algorithm)
+    reward: Reward = dataclasses.field(default_factory=Reward)
+    record_every: int = 10
+    """Steps between samples of rollouts that are written out."""
+    record_prompts: int = 4
+    """Prompts (whole groups) in each of them."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        parts = self.algorithm.updates * self.algorithm.micro_batches * self.mesh.data * self.mesh.fsdp
+        if self.batch % parts:
+            raise ValueError(
+                f"batch is {self.batch} prompts, but updates x micro_batches x data x fsdp = {parts} parts need a "
+                f"multiple of {parts}."
+            )
+        if self.rollout.temperature == 0:
+            raise ValueError("rollout.temperature is 0: all rollouts of a group would be equal; 0.7 to 1 is usual.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSFT(Run):
+    """Supervised training on the accepted answers."""
+
+    micro_batches: int = 1
+    """Parts in which an update's gradient is added up."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        parts = self.micro_batches * self.mesh.data * self.mesh.fsdp
+        if self.batch % parts:
+            raise ValueError(f"batch is {self.batch} prompts; micro_batches x data x fsdp needs a multiple of {parts}.")

@@ -1,0 +1,203 @@
+"""Example -> prompt tokens by the model's chat template; completion tokens -> chain of thought and answer."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxfc.calls.schema import AcceptedCall, signature, tool_to_openai
+from jaxfc.command import InputError
+from jaxfc.config import Prompt
+from jaxfc.data.example import Example
+
+THINK, END_THINK, ANSWER, END_ANSWER = "<think>", "</think>", "<answer>", "</answer>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """What a completion says. Offsets count its bytes."""
+
+    answer: str | None
+    """The text in which calls are looked for; None when the form is wrong."""
+    problem: str
+    """What is wrong with the form; empty when nothing is."""
+    cot: tuple[int, int] = (0, 0)
+    """Where the chain of thought stands, tags excluded; empty when it was not closed."""
+
+
+class Tokenizer:
+    """A model's own tokenizer with its chat template; text and tokens map to each other byte by byte."""
+
+    def __init__(self, folder: str | Path):
+        """Load the tokenizer of a Hugging Face directory.
+
+        Raises:
+            InputError: there is none, it has no chat template, or it is not a byte-level BPE.
+        """
+        from transformers import AutoTokenizer
+
+        if not (Path(folder) / "tokenizer.json").is_file():
+            raise InputError(f"{folder}: no tokenizer.json; a model directory holds its tokenizer.")
+        self._hf = AutoTokenizer.from_pretrained(str(folder))
+        if not self._hf.chat_template:
+            raise InputError(
+                f"{folder}: the tokenizer has no chat template, so prompts cannot be written as the model knows them; "
+                "use an instruct model, or add chat_template to tokenizer_config.json."
+            )
+        if '"ByteLevel"' not in json.dumps(json.loads(self._hf.backend_tokenizer.to_str()).get("decoder")):
+            raise InputError(f"{folder}: the tokenizer is not a byte-level BPE; those of Qwen and Llama 3 are.")
+        if self._hf.eos_token_id is None:
+            raise InputError(f"{folder}: the tokenizer names no eos_token, so completions would have no end.")
+        self.vocabulary = len(self._hf)
+        """Tokens that exist; a model's embedding may have more rows."""
+        self.eos = int(self._hf.eos_token_id)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text; nothing is added, and tags that are tokens become those."""
+        return self._hf(text, add_special_tokens=False)["input_ids"]
+
+    def chat(self, messages: Sequence[dict[str, Any]]) -> str:
+        """The conversation as text by the chat template, up to where the assistant's reply begins."""
+        return self._hf.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """What the tokens say; bytes that are not UTF-8 become U+FFFD."""
+        return b"".join(self.pieces(tokens)).decode("utf-8", errors="replace")
+
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """The bytes of each token. Ids past the vocabulary, which only pad the embedding, have none."""
+        table = self._table
+        return [table[token] if 0 <= token < len(table) else b"" for token in tokens]
+
+    @functools.cached_property
+    def _table(self) -> list[bytes]:
+        added = self._hf.get_added_vocab()
+        alphabet = {character: byte for byte, character in _byte_alphabet().items()}
+        table = [b""] * self.vocabulary
+        for piece, index in self._hf.get_vocab().items():
+            if piece in added or any(character not in alphabet for character in piece):
+                table[index] = piece.encode()
+            else:
+                table[index] = bytes(alphabet[character] for character in piece)
+        return table
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """Byte -> the printable character that stands for it in byte-level BPE vocabularies (GPT-2's convention)."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + n) for n, byte in enumerate(hidden)}
+
+
+def prompt_messages(example: Example, prompt: Prompt) -> list[dict[str, Any]]:
+    """The conversation with its system message, which always comes first.
+
+    An example's own system message follows the prompt's, after a blank line.
+    """
+    if prompt.tools == "json":
+        tools = "\n".join(json.dumps(tool_to_openai(tool), ensure_ascii=False) for tool in example.tools)
+    else:
+        tools = "\n".join(signature(tool) for tool in example.tools)
+    tagged = prompt.wrapper == "tags"
+    calls = "[name(argument=value, ...), ...]"
+    skeleton = f"{THINK}...{END_THINK}\n{ANSWER}{calls}{END_ANSWER}" if tagged else f"{THINK}...{END_THINK}\n{calls}"
+    rule = f"the calls between {ANSWER} and {END_ANSWER}" if tagged else "the calls directly after it"
+    system = prompt.system
+    for name, value in (("{answer_rule}", rule), ("{skeleton}", skeleton), ("{tools}", tools)):
+        system = system.replace(name, value)
+    messages = [dict(message) for message in example.messages]
+    if messages and messages[0]["role"] == "system":
+        system += "\n\n" + messages.pop(0)["content"]
+    return [{"role": "system", "content": system}, *messages]
+
+
+def prompt_tokens(example: Example, tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
+    """What the model sees before it writes."""
+    text = tokenizer.chat(prompt_messages(example, prompt)) + (THINK if prompt.opens_think else "")
+    return tokenizer.encode(text)
+
+
+def completion_tokens(example: Example, tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
+    """The completion that supervised training teaches, with the token that ends it."""
+    return [*tokenizer.encode(completion_text(example, prompt)), tokenizer.eos]
+
+
+def completion_text(example: Example, prompt: Prompt) -> str:
+    """The reply with the accepted calls: think block, then answer."""
+    thought = example.thought or _default_thought(example)
+    for tag in (THINK, END_THINK, ANSWER, END_ANSWER):
+        thought = thought.replace(tag, "")
+    opening = "" if prompt.opens_think else THINK
+    answer = calls_text(example.accepted)
+    return f"{opening}{thought}{END_THINK}" + (f"{ANSWER}{answer}{END_ANSWER}" if prompt.wrapper == "tags" else answer)
+
+
+def _default_thought(example: Example) -> str:
+    return "; ".join(call.name for call in example.accepted) or "no tool fits"
+
+
+def calls_text(accepted: Sequence[AcceptedCall]) -> str:
+    """The accepted calls as Python source: each argument with its first accepted value, unless that is to leave it out.
+
+    An argument whose accepted value is a dict has accepted values inside it in turn.
+    """
+    return f"[{', '.join(_call_text(call) for call in accepted)}]"
+
+
+def _call_text(call: AcceptedCall) -> str:
+    given = {name: _first(values[0]) for name, values in call.arguments.items() if values and values[0] != ""}
+    return f"{call.name}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+
+def _first(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _first(values[0]) for key, values in value.items() if values and values[0] != ""}
+    return value
+
+
+def read_completion(data: bytes, prompt: Prompt) -> Completion:
+    """Split what the model wrote into chain of thought and answer.
+
+    Right are exactly one think block, then one answer, nothing before, between or after them but white space.
+    """
+    body = data
+    if not prompt.opens_think:
+        body = data.lstrip()
+        if not body.startswith(THINK.encode()):
+            return Completion(None, "no think block")
+        body = body[len(THINK) :]
+    start = len(data) - len(body)
+    thought, closed, rest = body.partition(END_THINK.encode())
+    if not closed:
+        return Completion(None, "think block not closed")
+    cot = (start, start + len(thought))
+    rest = rest.strip()
+    if THINK.encode() in body or END_THINK.encode() in rest:
+        return Completion(None, "more than one think block", cot)
+    if prompt.wrapper == "tags":
+        inner = rest.removeprefix(ANSWER.encode()).removesuffix(END_ANSWER.encode())
+        if len(inner) != len(rest) - len(ANSWER) - len(END_ANSWER):
+            return Completion(None, "no answer block after the think block", cot)
+        rest = inner
+    if ANSWER.encode() in thought + rest or END_ANSWER.encode() in thought + rest:
+        return Completion(None, "more than one answer block", cot)
+    return Completion(rest.decode("utf-8", errors="replace"), "", cot)
+
+
+def answer_of(text: str, prompt: Prompt) -> str:
+    """The part of a completion to score when its form does not count: the answer, or what follows the thinking."""
+    completion = read_completion(text.encode("utf-8", errors="replace"), prompt)
+    if completion.answer is not None:
+        return completion.answer
+    return text.rpartition(END_THINK)[2].replace(ANSWER, "").replace(END_ANSWER, "")
+
+
+def cot_mask(pieces: Sequence[bytes], cot: tuple[int, int]) -> np.ndarray:
+    """[T] bool: the tokens that lie wholly within the chain of thought. One that straddles a tag belongs to the tag."""
+    ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
+    starts = ends - np.array([len(piece) for piece in pieces], dtype=np.int64)
+    return (starts >= cot[0]) & (ends <= cot[1]) & (ends > starts)

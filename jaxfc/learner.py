@@ -1,0 +1,248 @@
+"""The compiled half of training: the initial state, the scoring pass, the policy update and the supervised step."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
+
+from jaxfc.advantages import (
+    advantage_metrics,
+    egpo_advantages,
+    entropy_bonus,
+    entropy_metrics,
+    group_advantages,
+    mean_cot_entropy,
+)
+from jaxfc.config import Algorithm, Optimizer
+from jaxfc.logprobs import length_mask, token_scores
+from jaxfc.losses import k3_kl, masked_mean, policy_loss, sft_loss
+from jaxfc.models.decoder import Decoder
+from jaxfc.sharding import replicated, rows, shardings
+from jaxfc.types import Params, Prompts, Rollouts, Sampling, SftBatch, TokenScores, TrainBatch, TrainState
+
+
+def learning_rate(config: Optimizer) -> optax.Schedule:
+    """Linear warm-up, then constant, or a cosine down to `final_fraction` of the peak."""
+    peak, warmup = config.learning_rate, config.warmup_steps
+    start = 0.0 if warmup else peak
+    if not config.decay_steps:
+        return optax.warmup_constant_schedule(start, peak, warmup)
+    return optax.warmup_cosine_decay_schedule(start, peak, warmup, config.decay_steps, peak * config.final_fraction)
+
+
+def make_optimizer(config: Optimizer) -> optax.GradientTransformation:
+    """Gradient clipping by global norm, then AdamW, or Muon on the matrices of the layers and AdamW on the rest."""
+    rate = learning_rate(config)
+    adamw = optax.adamw(rate, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay)
+    if config.muon is not None:
+        scale = config.muon.learning_rate / config.learning_rate
+        adamw = optax.contrib.muon(
+            lambda step: rate(step) * scale,
+            adam_learning_rate=rate,
+            adam_b1=config.beta1,
+            adam_b2=config.beta2,
+            adam_weight_decay=config.weight_decay,
+            weight_decay=config.weight_decay,
+            muon_weight_dimension_numbers=_layer_matrices,
+        )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+
+
+def _layer_matrices(params: Params):
+    """Muon's view of the parameters: matrices of the layers, [L, in, out], one at a time; None is left to AdamW."""
+
+    def dimensions(path, leaf):
+        in_layers = path[0].key == "blocks" and leaf.ndim == 3
+        return optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2) if in_layers else None
+
+    return jax.tree_util.tree_map_with_path(dimensions, params)
+
+
+def state_shardings(decoder: Decoder, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Where each part of the state lives: moments with their parameters, counters everywhere."""
+    placed = shardings(mesh, decoder.axes)
+    params = jax.eval_shape(decoder.init, jax.random.key(0))
+    homes = dict(jax.tree_util.tree_leaves_with_path(placed))
+
+    def home(path, leaf):
+        # A moment is found in the optimizer's state under the path of its parameter.
+        ends = (path[start:] for start in range(len(path)))
+        return next((homes[end] for end in ends if end in homes and leaf.ndim), replicated(mesh))
+
+    opt_state = jax.tree_util.tree_map_with_path(home, jax.eval_shape(optimizer.init, params))
+    return TrainState(replicated(mesh), placed, opt_state)
+
+
+def make_state(decoder: Decoder, params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The state before the first update."""
+
+    def start(params: Params) -> TrainState:
+        return TrainState(jnp.int32(0), params, optimizer.init(params))
+
+    return jax.jit(start, out_shardings=state_shardings(decoder, optimizer, mesh))(params)
+
+
+def make_score(decoder: Decoder, mesh: Mesh, *, vocabulary: int, micro_batches: int = 1):
+    """Compile `(params, rollouts, sampling) -> TokenScores`: the completions as the trainer sees them, [B, T]."""
+
+    def score(params: Params, rollouts: Rollouts, sampling: Sampling) -> TokenScores:
+        def part(taken):
+            prompts, tokens = taken
+            return _scores(decoder, params, prompts, tokens, sampling, vocabulary)
+
+        parts = deal((rollouts.prompts, rollouts.tokens), micro_batches)
+        return gather(jax.lax.map(part, parts), rollouts.prompts.lengths.shape[0])
+
+    return jax.jit(score, out_shardings=rows(mesh))
+
+
+def make_advantages(config: Algorithm, mesh: Mesh):
+    """Compile `(rewards [P, G], cot_mask [B, T], lengths [B], sampled, old) -> (advantages [B], metrics)`.
+
+    `sampled` and `old` are the scores of the completions by sampler and trainer.
+    """
+    entropy = config.entropy
+
+    def shape(rewards, cot_mask, lengths, sampled: TokenScores, old: TokenScores):
+        advantages = group_advantages(rewards)
+        cot_entropy = mean_cot_entropy(old.entropies, cot_mask).reshape(rewards.shape)
+        live = (advantages != 0).any(axis=1, keepdims=True)
+        metrics = advantage_metrics(advantages) | {
+            "entropy/cot_mean": cot_entropy.mean(),
+            "entropy/live_cot_tokens": (cot_mask.sum(axis=1).reshape(rewards.shape) * live).sum(),
+            "reward/live_groups": live.sum(),
+        }
+        if entropy is not None:
+            values = {"scale": entropy.scale, "cap": entropy.cap}
+            metrics |= entropy_metrics(advantages, cot_entropy, **values)
+            metrics["entropy/bonus_max"] = entropy_bonus(advantages, cot_entropy, **values).max()
+            advantages = egpo_advantages(advantages, cot_entropy, **values)
+        mask = length_mask(lengths, cot_mask.shape[1])
+        gap = jnp.where(mask, sampled.logprobs - old.logprobs, 0.0)
+        metrics["kl/sampler"] = masked_mean(k3_kl(sampled.logprobs, old.logprobs, mask), mask)
+        metrics["kl/sampler_max_gap"] = jnp.abs(gap).max()
+        return advantages.reshape(-1), metrics
+
+    return jax.jit(shape, out_shardings=(rows(mesh), replicated(mesh)))
+
+
+def train_batch(rollouts: Rollouts, old: TokenScores, reference: TokenScores, advantages: Array) -> TrainBatch:
+    """Put together what an update needs."""
+    return TrainBatch(rollouts.prompts, rollouts.tokens, rollouts.lengths, old.logprobs, reference.logprobs, advantages)
+
+
+def make_policy_step(
+    decoder: Decoder,
+    optimizer: optax.GradientTransformation,
+    config: Algorithm,
+    mesh: Mesh,
+    *,
+    vocabulary: int,
+):
+    """Compile `(state, batch, sampling) -> (state, metrics)`. `state` is donated: use the one returned."""
+
+    def loss_fn(params: Params, batch: TrainBatch, sampling: Sampling, normalizer: Array):
+        scores = _scores(decoder, params, batch.prompts, batch.completions, sampling, vocabulary)
+        return policy_loss(
+            scores.logprobs,
+            batch.old_logprobs,
+            batch.reference_logprobs,
+            batch.advantages,
+            length_mask(batch.lengths, batch.completions.shape[1]),
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            kl_coefficient=config.kl_coefficient,
+            normalizer=normalizer,
+        )
+
+    placement = state_shardings(decoder, optimizer, mesh)
+    update = _make_update(loss_fn, optimizer, config.micro_batches, placement.params)
+
+    def step(state: TrainState, batch: TrainBatch, sampling: Sampling):
+        state, metrics = jax.lax.scan(lambda s, part: update(s, part, sampling), state, deal(batch, config.updates))
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    return jax.jit(step, donate_argnums=0, out_shardings=(placement, replicated(mesh)))
+
+
+def make_sft_step(
+    decoder: Decoder,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    vocabulary: int,
+    micro_batches: int = 1,
+):
+    """Compile `(state, batch, sampling) -> (state, metrics)`. `state` is donated: use the one returned."""
+
+    def loss_fn(params: Params, batch: SftBatch, sampling: Sampling, normalizer: Array):
+        scores = _scores(decoder, params, batch.prompts, batch.completions, sampling, vocabulary)
+        mask = length_mask(batch.lengths, batch.completions.shape[1])
+        return sft_loss(scores.logprobs, mask, normalizer=normalizer)
+
+    placement = state_shardings(decoder, optimizer, mesh)
+    update = _make_update(loss_fn, optimizer, micro_batches, placement.params)
+    return jax.jit(update, donate_argnums=0, out_shardings=(placement, replicated(mesh)))
+
+
+def _scores(
+    decoder: Decoder, params: Params, prompts: Prompts, tokens: Int[Array, "B T"], sampling: Sampling, vocabulary: int
+) -> TokenScores:
+    hidden = decoder.extend(params, tokens, decoder.encode(params, prompts))
+    return token_scores(hidden, decoder.head(params), tokens, sampling, vocabulary=vocabulary)
+
+
+def _make_update(loss_fn, optimizer: optax.GradientTransformation, micro_batches: int, placement: Params):
+    """An optimizer step whose gradient is the sum over micro-batches of `loss_fn(params, batch, sampling, tokens)`."""
+    gradient_fn = jax.grad(loss_fn, has_aux=True)
+
+    def gradient(params: Params, batch, sampling: Sampling, tokens: Array):
+        gradients, metrics = gradient_fn(params, batch, sampling, tokens)
+        # Left to itself the compiler keeps gradients whole on some axis, and a whole one costs what the model costs.
+        return jax.lax.with_sharding_constraint(gradients, placement), metrics
+
+    def update(state: TrainState, batch: TrainBatch | SftBatch, sampling: Sampling):
+        tokens = jnp.maximum(batch.lengths.sum(), 1)
+        parts = deal(batch, micro_batches)
+        total = gradient(state.params, jax.tree.map(lambda a: a[0], parts), sampling, tokens)
+        if micro_batches > 1:
+
+            def add(total, part):
+                return jax.tree.map(jnp.add, total, gradient(state.params, part, sampling, tokens)), None
+
+            total, _ = jax.lax.scan(add, total, jax.tree.map(lambda a: a[1:], parts))
+        gradients, metrics = total
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        metrics["optim/grad_norm"] = optax.tree.norm(gradients)
+        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+
+    return update
+
+
+def deal(batch, parts: int):
+    """Split rows into parts, [N, ...] -> [parts, N / parts, ...]: prompt p goes to part p % parts with its completions.
+
+    Dealt out in turn, each part keeps an equal share of every device's rows.
+
+    Args:
+        batch: a tuple of arrays whose first element is its Prompts.
+        parts: a divisor of the number of prompts.
+    """
+    prompts = batch[0].lengths.shape[0]
+
+    def split(array):
+        dealt = array.reshape(prompts // parts, parts, -1, *array.shape[1:]).swapaxes(0, 1)
+        return dealt.reshape(parts, -1, *array.shape[1:])
+
+    return jax.tree.map(split, batch)
+
+
+def gather(scores: TokenScores, prompts: int) -> TokenScores:
+    """Undo `deal`: [parts, N / parts, T] -> [N, T]."""
+
+    def join(array):
+        parts, _, length = array.shape
+        return array.reshape(parts, prompts // parts, -1, length).swapaxes(0, 1).reshape(-1, length)
+
+    return jax.tree.map(join, scores)

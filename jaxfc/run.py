@@ -1,0 +1,195 @@
+"""A run's folder and its life: claimed, checkpointed, resumed, measured and summed up; the same for RL and SFT."""
+
+import json
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxfc.calls.parse import Syntax
+from jaxfc.checkpoint import Checkpoints
+from jaxfc.command import InputError, dump
+from jaxfc.config import Evaluation, Run
+from jaxfc.data.pipeline import Batches, open_examples
+from jaxfc.data.prompts import answer_of
+from jaxfc.evaluate import Scores, evaluate, make_greedy
+from jaxfc.files import write_atomically
+from jaxfc.programs import Programs, describe
+from jaxfc.sampler import make_sampler, make_sampling
+from jaxfc.sharding import replicated, rows
+from jaxfc.types import Params, Prompts, TrainState
+from jaxfc.workspace import Workspace
+
+
+class Clock:
+    """Runs the phases of a step one after the other and says how long each took."""
+
+    def __init__(self):
+        self.totals: defaultdict[str, float] = defaultdict(float)
+        """Phase -> seconds since the start."""
+        self._lap: defaultdict[str, float] = defaultdict(float)
+
+    def __call__(self, phase: str, function: Callable, *arguments):
+        """`function(*arguments)`, awaited, its wall time added to the phase."""
+        start = time.perf_counter()
+        result = jax.block_until_ready(function(*arguments))
+        seconds = time.perf_counter() - start
+        self.totals[phase] += seconds
+        self._lap[phase] += seconds
+        return result
+
+    def lap(self, prompt_tokens: int, completion_tokens: int) -> dict[str, float]:
+        """Metrics of the step that ends here: `time/<phase>` in seconds, `speed/*` in tokens per second.
+
+        Args:
+            prompt_tokens: in the batch, padding left out.
+            completion_tokens: in the batch, padding left out.
+        """
+        lap, self._lap = self._lap, defaultdict(float)
+        row = {f"time/{phase}": seconds for phase, seconds in lap.items()}
+        if "rollout" in lap:
+            row["speed/rollout_tokens_per_s"] = float(completion_tokens) / lap["rollout"]
+        return row | {"speed/train_tokens_per_s": float(prompt_tokens + completion_tokens) / lap["update"]}
+
+
+class RunFolder:
+    """`output/name`: config.yaml, checkpoints/, summary.json and whatever views are written beside them."""
+
+    def __init__(self, config: Run, work: Workspace, kind: str):
+        """Claim the folder for these settings.
+
+        Raises:
+            InputError: it holds a run with other settings.
+        """
+        self.path = Path(config.output) / config.name
+        self._claim(dump(config))
+        meta = {"kind": kind, "model": work.digest, "architecture": str(work.decoder.config)}
+        self._checkpoints = Checkpoints(self.path / "checkpoints", keep=config.keep, meta=meta)
+        self._save_every, self._steps = config.save_every, config.steps
+
+    def _claim(self, settings: str):
+        path = self.path / "config.yaml"
+        if path.is_file() and path.read_text() != settings:
+            old, new = (text.splitlines() for text in (path.read_text(), settings))
+            changed = "; ".join(
+                f"{a.strip()} there, {b.strip()} here" for a, b in zip(old, new, strict=False) if a != b
+            )
+            raise InputError(
+                f"{path}: the folder holds a run with other settings ({changed or 'more or fewer of them'}). "
+                "Choose another name, or remove the folder to start again."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, settings)
+
+    def resume(self, state: TrainState, batches: Batches) -> tuple[int, TrainState, dict[str, Any]]:
+        """Where to go on: the step, the state and the notes of the last checkpoint; else the beginning."""
+        latest = self._checkpoints.latest()
+        if latest is None:
+            return 0, state, {}
+        state, position = self._checkpoints.restore(latest, state)
+        batches.set_state(position["data"])
+        return latest, state, position["notes"]
+
+    def save(self, step: int, state: TrainState, batches: Batches, notes: Mapping[str, Any]) -> bool:
+        """Checkpoint after `step` steps if one is due; True if the machine is about to be taken and we must stop."""
+        stop = self._checkpoints.reached_preemption(step)
+        if stop or step == self._steps or step % self._save_every == 0:
+            self._checkpoints.save(step, state, {"data": batches.get_state(), "notes": dict(notes)})
+        return stop
+
+    def finish(self):
+        """Wait for what is still being written."""
+        self._checkpoints.finish()
+
+    def summarize(self, scores: Mapping[str, float], clock: Clock, programs: Programs) -> dict[str, Any]:
+        """Write `summary.json`, the figures that a run is quoted by.
+
+        They are the scores before and after, the first and last `reward/mean` or `loss/total`, the seconds of each
+        phase and the programs of this process, how many were compiled after the first step, and its peak memory.
+        """
+        steps = [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+        summary: dict[str, Any] = dict(scores) | {"steps": len(steps)}
+        for name in ("reward/mean", "loss/total"):
+            if name in steps[0]:
+                summary |= {f"{name}/first": steps[0][name], f"{name}/last": steps[-1][name]}
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        summary |= {f"seconds/{phase}": seconds for phase, seconds in clock.totals.items()}
+        summary |= {f"seconds/compile/{name}": seconds for name, seconds in programs.seconds.items()}
+        summary |= {
+            "speed/compiles": sum(int(row["speed/compiles"]) for row in steps[1:]),
+            "memory/peak_rss_gib": used.ru_maxrss / 2**20,
+            "cpu_seconds": used.ru_utime + used.ru_stime,
+        }
+        write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        return summary
+
+
+class HeldOut:
+    """Greedy accuracy on examples that training does not see, by BFCL's rules."""
+
+    def __init__(self, config: Evaluation, work: Workspace, programs: Programs):
+        """Read the examples and compile the greedy sampler; with no data set there is nothing to measure."""
+        self.examples, self.curve_examples = [], []
+        if config.data is None:
+            return
+        source = open_examples(config.data)
+        if len(source) < config.count:
+            raise InputError(f"evaluation.count is {config.count}, but there are only {len(source)} examples.")
+        self.examples = [source[index] for index in range(config.count)]
+        self.curve_examples = self.examples[: config.curve_count]
+        self._every = config.every
+        self._greedy = make_greedy(
+            _compile_sampler(config, work, programs),
+            work.tokenizer,
+            work.prompt,
+            work.mesh,
+            buckets=config.data.prompt_buckets,
+            batch=config.batch,
+            max_tokens=config.data.completion_length,
+        )
+        self._answer_of = lambda text: answer_of(text, work.prompt)
+
+    def measure(self, params: Params, prefix: str) -> dict[str, float]:
+        """`<prefix>/overall` and `<prefix>/<kind>` on all examples; empty without data."""
+        return self._measure(params, self.examples, prefix)
+
+    def curve_point(self, step: int, params: Params) -> dict[str, float]:
+        """The same on the curve's examples, in the steps that have a point."""
+        due = self.curve_examples and step % self._every == 0
+        return self._measure(params, self.curve_examples, "eval") if due else {}
+
+    def _measure(self, params: Params, examples, prefix: str) -> dict[str, float]:
+        if not examples:
+            return {}
+        scores: Scores
+        scores, _ = evaluate(examples, lambda part: self._greedy(params, part), self._answer_of, Syntax.BFCL)
+        kinds = {f"{prefix}/{kind}": rate.accuracy for kind, rate in sorted(scores.kinds.items())}
+        return {f"{prefix}/overall": scores.overall.accuracy} | kinds
+
+
+def _compile_sampler(config: Evaluation, work: Workspace, programs: Programs):
+    length = config.data.completion_length
+    sampler = make_sampler(work.decoder, work.mesh, group_size=1, length=length, vocabulary=work.vocabulary)
+
+    def arguments(bucket: int):
+        sampling = make_sampling(temperature=0.0, stop_tokens=(work.tokenizer.eos,), max_tokens=length)
+        whole = describe((jax.random.key(0), sampling), replicated(work.mesh))
+        return work.params, describe_prompts(config.batch, bucket, work), *whole
+
+    return programs.by_bucket("evaluate", sampler, config.data.prompt_buckets, arguments)
+
+
+def describe_prompts(batch: int, bucket: int, work: Workspace) -> Prompts:
+    """The shapes of a batch of prompts, to compile for."""
+    prompts = Prompts(np.zeros((batch, bucket), np.int32), np.zeros(batch, np.int32))
+    return describe(prompts, rows(work.mesh))
+
+
+def floats(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics as numbers of the host."""
+    return {name: float(value) for name, value in metrics.items()}

@@ -1,0 +1,104 @@
+"""Supervised training on the accepted answers: completion-only loss, the same decoder and pipeline as RL."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxfc.command import InputError
+from jaxfc.config import Data, Model, Prompt, TrainSFT
+from jaxfc.data.pipeline import Batches, open_examples
+from jaxfc.data.prompts import completion_text, prompt_messages
+from jaxfc.learner import make_optimizer, make_sft_step, make_state
+from jaxfc.metrics import Metrics
+from jaxfc.models.create import make_config, make_tokenizer, mimetic_params
+from jaxfc.models.decoder import Decoder
+from jaxfc.models.weights import save_model
+from jaxfc.programs import Programs, abstract, describe
+from jaxfc.run import Clock, HeldOut, RunFolder, describe_prompts, floats
+from jaxfc.sampler import make_sampling
+from jaxfc.sharding import place_replicated, place_rows, rows
+from jaxfc.types import SftBatch
+from jaxfc.workspace import Workspace, export, open_workspace
+
+
+def train_sft(config: TrainSFT, *, dry_run: bool = False) -> dict[str, float]:
+    """Train on the accepted answers; the run's folder then holds checkpoints, metrics, the model and a summary."""
+    model = config.model if config.model.create is None else create_model(config)
+    work = open_workspace(model, config.mesh, config.prompt)
+    batches = Batches(
+        open_examples(config.data), config.data, work.prompt, work.tokenizer, batch=config.batch, seed=config.seed
+    )
+    if dry_run:
+        return {}
+    folder, clock, programs = RunFolder(config, work, "sft"), Clock(), Programs()
+    state, sampling, update = clock("compile", compile_sft, config, work, programs)
+    held_out = HeldOut(config.evaluation, work, programs)
+    start, state, notes = folder.resume(state, batches)
+    notes = notes or clock("evaluate", held_out.measure, work.params, "eval/before")
+
+    with Metrics(folder.path, start, config.steps) as metrics:
+        metrics.note(programs.listing())
+        for step in range(start, config.steps):
+            batch = clock("data", next, batches)
+            arrays = place_rows(work.mesh, SftBatch(batch.prompts, batch.completions, batch.lengths))
+            state, learning = clock("update", update, state, arrays, sampling)
+            row = floats(learning) | clock("evaluate", held_out.curve_point, step, state.params)
+            row |= clock.lap(batch.prompts.lengths.sum(), batch.lengths.sum())
+            metrics.write(step, row | {"speed/compiles": programs.compiles(), "data/dropped": batches.dropped})
+            if folder.save(step + 1, state, batches, notes):
+                return {}
+    after = clock("evaluate", held_out.measure, state.params, "eval/after")
+    export(work, state.params, folder.path / "model")
+    summary = folder.summarize(notes | after, clock, programs)
+    from jaxfc.report import write_report
+
+    write_report(folder.path)
+    return summary
+
+
+def compile_sft(config: TrainSFT, work: Workspace, programs: Programs):
+    """The first state, the sampling settings of plain log-probabilities, and the compiled update."""
+    optimizer = make_optimizer(config.optimizer)
+    state = make_state(work.decoder, work.params, optimizer, work.mesh)
+    length = config.data.completion_length
+    sampling = make_sampling(temperature=1.0, stop_tokens=(work.tokenizer.eos,), max_tokens=length)
+    sampling = place_replicated(work.mesh, sampling)
+    step = make_sft_step(
+        work.decoder, optimizer, work.mesh, vocabulary=work.vocabulary, micro_batches=config.micro_batches
+    )
+
+    def arguments(bucket: int):
+        completions = np.zeros((config.batch, length), np.int32), np.zeros(config.batch, np.int32)
+        batch = SftBatch(describe_prompts(config.batch, bucket, work), *describe(completions, rows(work.mesh)))
+        return abstract(state), batch, sampling
+
+    return state, sampling, programs.by_bucket("update", step, config.data.prompt_buckets, arguments)
+
+
+def create_model(config: TrainSFT) -> Model:
+    """Make a new model directory, `start` in the run's folder: a tokenizer trained on tasks, and random weights."""
+    create, prompt, folder = config.model.create, config.prompt or Prompt(), Path(config.output) / config.name / "start"
+    made = dataclasses.replace(config.model, path=str(folder), create=None)
+    if folder.is_dir():
+        return made
+    if config.data.tasks is None:
+        raise InputError("model.create needs data.tasks: a new tokenizer is trained on generated tasks.")
+    examples = open_examples(Data(tasks=dataclasses.replace(config.data.tasks, careless=None)))
+    examples = [examples[index] for index in range(create.tokenizer_tasks)]
+    texts = (message["content"] for example in examples for message in prompt_messages(example, prompt))
+    answers = (completion_text(example, prompt) for example in examples)
+    architecture = make_config(
+        vocabulary=create.vocabulary,
+        width=create.width,
+        hidden_width=create.hidden_width,
+        layers=create.layers,
+        heads=create.heads,
+        kv_heads=create.kv_heads,
+    )
+    tokenizer = folder.with_name("tokenizer")
+    make_tokenizer(tokenizer, [*texts, *answers], create.vocabulary)
+    params = mimetic_params(Decoder(architecture), jax.random.key(create.seed))
+    save_model(folder, params, architecture, tokenizer, dtype="float32")
+    return made

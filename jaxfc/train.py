@@ -1,0 +1,74 @@
+"""Reinforcement learning: the loop of EGPO and GRPO."""
+
+import functools
+
+from jaxfc.advantages import require_signal
+from jaxfc.config import TrainRL
+from jaxfc.data.pipeline import Batches, open_examples
+from jaxfc.engine import compile_engine
+from jaxfc.learner import train_batch
+from jaxfc.metrics import Metrics
+from jaxfc.programs import Programs
+from jaxfc.rewards import judge_rollouts, judging_pool, preflight, reward_metrics, shuffled, syntax_of
+from jaxfc.run import Clock, HeldOut, RunFolder, floats
+from jaxfc.sharding import fetch, place_rows
+from jaxfc.transcripts import write_transcripts
+from jaxfc.workspace import export, open_workspace, step_key
+
+PREFLIGHT = 64
+"""Known-good completions that are judged before the first step."""
+
+
+def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, float]:
+    """Train the policy; the run's folder then holds checkpoints, metrics, transcripts, model, summary and report."""
+    work = open_workspace(config.model, config.mesh, config.prompt)
+    mesh, tokenizer, syntax = work.mesh, work.tokenizer, syntax_of(config.reward)
+    examples = open_examples(config.data)
+    preflight([examples[i] for i in range(min(PREFLIGHT, len(examples)))], tokenizer, work.prompt, syntax)
+    batches = Batches(examples, config.data, work.prompt, tokenizer, batch=config.batch, seed=config.seed)
+    if dry_run:
+        return {}
+    folder, clock, programs = RunFolder(config, work, "rl"), Clock(), Programs()
+    engine = clock("compile", compile_engine, config, work, programs)
+    held_out = HeldOut(config.evaluation, work, programs)
+    start, state, notes = folder.resume(engine.state, batches)
+    notes = notes or clock("evaluate", held_out.measure, work.params, "eval/before")
+    judge = functools.partial(judge_rollouts, tokenizer=tokenizer, prompt=work.prompt, syntax=syntax)
+    sampling = engine.sampling
+
+    with judging_pool(config.reward.workers) as pool, Metrics(folder.path, start, config.steps) as metrics:
+        metrics.note(programs.listing())
+        for step in range(start, config.steps):
+            batch = clock("data", next, batches)
+            prompts = place_rows(mesh, batch.prompts)
+            key = step_key(mesh, config.seed, step, "rollout")
+            rollouts = clock("rollout", engine.sample, state.params, prompts, key, sampling)
+            seen = fetch(rollouts)
+            judged = clock("reward", judge, batch.examples, seen.tokens, seen.lengths, seen.ended, pool=pool)
+            if config.reward.shuffled:
+                judged = shuffled(judged, (config.seed, step))
+            old = clock("score", engine.score, state.params, rollouts, sampling)
+            reference = clock("score", engine.score, work.params, rollouts, sampling)
+            given = place_rows(mesh, (judged.rewards, judged.cot_mask))
+            advantages, shaping = engine.shape(*given, rollouts.lengths, rollouts.scores, old)
+            update = train_batch(rollouts, old, reference, advantages)
+            state, learning = clock("update", engine.update, state, update, sampling)
+
+            row = reward_metrics(judged, seen.lengths) | floats(shaping) | floats(learning)
+            if config.algorithm.entropy is not None and config.algorithm.entropy.scale > 0:
+                require_signal(row)
+            row |= clock("evaluate", held_out.curve_point, step, state.params)
+            row |= clock.lap(batch.prompts.lengths.sum(), seen.lengths.sum()) | {"speed/compiles": programs.compiles()}
+            metrics.write(step, row)
+            if step % config.record_every == 0 or step == config.steps - 1:
+                shown = batch.examples[: config.record_prompts]
+                write_transcripts(folder.path / "rollouts", step, shown, seen, judged, fetch(advantages), tokenizer)
+            if folder.save(step + 1, state, batches, notes):
+                return {}  # The machine is being taken away; the checkpoint is written.
+    after = clock("evaluate", held_out.measure, state.params, "eval/after")
+    export(work, state.params, folder.path / "model")
+    summary = folder.summarize(notes | after, clock, programs)
+    from jaxfc.report import write_report
+
+    write_report(folder.path)
+    return summary
