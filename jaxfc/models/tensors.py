@@ -1,0 +1,131 @@
+"""The files of a Hugging Face model directory: which tensor holds which parameter, and what is wrong with them."""
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from jaxfc.command import InputError
+from jaxfc.models.decoder import DecoderConfig
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+READABLE = ("BF16", "F16", "F32")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file that holds a JSON object."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; a Hugging Face model directory has one.")
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON ({error}).") from None
+    if not isinstance(fields, dict):
+        raise InputError(f"{path}: holds a {type(fields).__name__}; a JSON object is right.")
+    return fields
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """How Hugging Face stores a parameter."""
+
+    name: str
+    """`{}` stands for the layer; such a parameter is one tensor per layer."""
+    transposed: bool = False
+    """A matrix is stored as [out, in]."""
+
+    def names(self, shape: tuple[int, ...]) -> list[str]:
+        """Its tensors, in the order in which they are stacked."""
+        return [self.name.format(layer) for layer in range(shape[0])] if "{}" in self.name else [self.name]
+
+    def tensor_shape(self, shape: tuple[int, ...]) -> list[int]:
+        """The shape of each of its tensors."""
+        shape = shape[1:] if "{}" in self.name else shape
+        return list(shape[::-1] if self.transposed else shape)
+
+
+def stored_tensors(config: DecoderConfig) -> dict:
+    """The tree of parameters, with `Stored` as leaves."""
+
+    def linear(name: str, *, bias: bool = False) -> dict:
+        kernel = {"kernel": Stored(f"model.layers.{{}}.{name}.weight", transposed=True)}
+        return kernel | ({"bias": Stored(f"model.layers.{{}}.{name}.bias")} if bias else {})
+
+    blocks = {name: linear(f"self_attn.{name}_proj", bias=True) for name in "qkv"}
+    blocks |= {"o": linear("self_attn.o_proj")}
+    blocks |= {name: linear(f"mlp.{name}_proj") for name in ("gate", "up", "down")}
+    blocks["attention_norm"] = {"scale": Stored("model.layers.{}.input_layernorm.weight")}
+    blocks["mlp_norm"] = {"scale": Stored("model.layers.{}.post_attention_layernorm.weight")}
+    tree = {
+        "embed": Stored("model.embed_tokens.weight"),
+        "blocks": blocks,
+        "norm": {"scale": Stored("model.norm.weight")},
+    }
+    return tree if config.tied else tree | {"head": Stored("lm_head.weight", transposed=True)}
+
+
+def tensor_shapes(stored: dict, shapes: dict) -> dict[str, list[int]]:
+    """Every tensor that a model directory must have, with its shape."""
+    tensors = {}
+    for leaf, shape in zip(jax.tree.leaves(stored), jax.tree.leaves(shapes), strict=True):
+        tensors |= dict.fromkeys(leaf.names(shape.shape), leaf.tensor_shape(shape.shape))
+    return tensors
+
+
+def _weight_map(folder: Path) -> dict[str, str] | None:
+    """Which file the index says a tensor is in; None where there is one file and no index."""
+    if not (folder / INDEX).is_file():
+        return None
+    places = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise InputError(f"{folder / INDEX}: has no weight_map from the names of tensors to files.")
+    return places
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that a model directory should have."""
+    places = _weight_map(folder)
+    return [folder / name for name in sorted(set(places.values()))] if places else [folder / WEIGHTS]
+
+
+def open_weights(folder: Path, stack: contextlib.ExitStack, expected: dict[str, list[int]]):
+    """Tensor name -> its file, open until the stack ends; and a line for all that is not as expected."""
+    places, tensors, faults, unread = _weight_map(folder) or {}, {}, [], set()
+    for path in weight_files(folder):
+        try:
+            file = stack.enter_context(safe_open(path, framework="np"))
+            tensors |= dict.fromkeys(file.keys(), (path.name, file))
+        except FileNotFoundError:
+            faults.append(f"{path.name}: no such file; weights are read from safetensors files.")
+            unread.add(path.name)
+        except (SafetensorError, OSError) as error:
+            size = path.stat().st_size
+            faults.append(f"{path.name}: truncated at {size} bytes, or no safetensors file ({error}).")
+            unread.add(path.name)
+    for name, shape in expected.items():
+        if name in tensors:
+            faults += _tensor_faults(name, shape, *tensors[name])
+        elif (file_name := places.get(name, INDEX if places else WEIGHTS)) not in unread:
+            faults.append(f"{file_name}: has no {name} {shape}.")
+    extra = tensors.keys() - expected.keys()
+    if "lm_head.weight" in extra and _equal(tensors, "lm_head.weight", "model.embed_tokens.weight"):
+        extra.remove("lm_head.weight")
+    return tensors, faults + [f"{tensors[name][0]}: {name} belongs to no part of this model." for name in sorted(extra)]
+
+
+def _tensor_faults(name: str, shape: list[int], file_name: str, file) -> list[str]:
+    found, faults = file.get_slice(name), []
+    if found.get_shape() != shape:
+        faults.append(f"{file_name}: {name} is {found.get_shape()}; {CONFIG} makes it {shape}.")
+    if found.get_dtype() not in READABLE:
+        faults.append(f"{file_name}: {name} is of type {found.get_dtype()}; supported: {', '.join(READABLE)}.")
+    return faults
+
+
+def _equal(tensors: dict, one: str, other: str) -> bool:
+    return other in tensors and np.array_equal(*(tensors[name][1].get_tensor(name) for name in (one, other)))
