@@ -6,7 +6,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxfc.calls.dialects import SchemaError
 from jaxfc.calls.match import ANY_CALL, judge_answer
@@ -244,23 +244,33 @@ def aggregates(results: Results) -> dict[str, float]:
 # Judging outputs
 
 
-def judge_file(cases: Path, verdicts: Path) -> dict[str, int]:
-    """Judge every output of a file by BFCL's rules, and write the verdicts in the same order.
+class Verdicts(NamedTuple):
+    """What became of a file of cases."""
+
+    rows: list[dict[str, Any]]
+    """`id`, `ok` and `reason` of each case, in order; `ok` is None where the language is not checked."""
+    not_checked: dict[str, int]
+    """Language -> cases that were not checked because of it."""
+
+
+def judge_cases(cases: Path) -> Verdicts:
+    """Judge every output of a file by BFCL's rules.
 
     Args:
         cases: JSON lines, plain or gzip: `id`, `language`, `functions`, `possible_answer`, `output`, and `category`
             where the id does not begin with it.
-        verdicts: JSON lines `id`, `ok`, `reason`; `ok` is null where the language is not checked.
-
-    Returns:
-        Language -> rows that were not checked because of it.
 
     Raises:
-        InputError: a row that cannot be judged. Nothing is written then.
+        InputError: a row that cannot be judged.
     """
-    rows = [_judge_row(where, row) for where, row in _rows(cases)]
-    write_atomically(verdicts, "".join(json.dumps(row) + "\n" for _, row in rows))
-    return dict(collections.Counter(language for language, row in rows if row["ok"] is None))
+    judged = [_judge_row(where, row) for where, row in _rows(cases)]
+    not_checked = collections.Counter(language for language, row in judged if row["ok"] is None)
+    return Verdicts([row for _, row in judged], dict(not_checked))
+
+
+def write_verdicts(verdicts: Verdicts, path: Path):
+    """Write the rows as JSON lines."""
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in verdicts.rows))
 
 
 def _judge_row(where: str, row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

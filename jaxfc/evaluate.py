@@ -1,17 +1,21 @@
 """Completions over examples -> verdicts and scores by kind; an interrupted evaluation continues where it stopped."""
 
 import collections
+import dataclasses
+import functools
 import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh as DeviceMesh
 
 from jaxfc.calls.match import judge_answer
 from jaxfc.calls.parse import Syntax
@@ -19,13 +23,17 @@ from jaxfc.command import InputError
 from jaxfc.config import Prompt
 from jaxfc.data.example import Example
 from jaxfc.data.pipeline import bucket_of, pad_prompts
-from jaxfc.data.prompts import Tokenizer, prompt_tokens
+from jaxfc.data.prompts import Tokenizer, answer_of, prompt_tokens
 from jaxfc.files import explain_failure, to_json, write_atomically
-from jaxfc.sampler import make_sampling
+from jaxfc.metrics import is_writer
+from jaxfc.sampler import make_sampler, make_sampling
 from jaxfc.sharding import fetch, place_replicated, place_rows, replicated
 from jaxfc.types import Params, Rollouts
+from jaxfc.workspace import Workspace
 
 PROMPT_TOO_LONG = "prompt too long"
+BATCHES_AT_ONCE = 4
+"""Batches whose prompts are dealt into length buckets together: more fill the buckets better, and wait longer."""
 
 Generate = Callable[[Sequence[Example]], Sequence[str | None]]
 """Examples -> the text of one completion each; None where the prompt is longer than the largest bucket."""
@@ -87,7 +95,7 @@ def make_greedy(
     sample: Callable[..., Rollouts],
     tokenizer: Tokenizer,
     prompt: Prompt,
-    mesh: Mesh,
+    mesh: DeviceMesh,
     *,
     buckets: Sequence[int],
     batch: int,
@@ -177,6 +185,59 @@ def score(outcomes: Sequence[Outcome]) -> Scores:
     )
 
 
+def evaluate_model(
+    work: Workspace,
+    examples: Sequence[Example],
+    folder: Path,
+    *,
+    buckets: Sequence[int],
+    completion_length: int,
+    batch: int,
+    summarize: Callable[[Scores], Mapping[str, float]] = lambda scores: {},
+) -> Scores:
+    """Complete every example greedily and judge the answers by BFCL's rules, into `folder`; see `evaluate_into`.
+
+    Args:
+        work: the model.
+        examples: at least one, with unique ids.
+        folder: where `outputs.jsonl` and `scores.json` go.
+        buckets: rising prompt lengths, in tokens; an example whose prompt is longer than the last is wrong.
+        completion_length: tokens after which a completion is cut.
+        batch: prompts decoded together; the mesh splits it evenly.
+        summarize: makes the `aggregates` of `scores.json`.
+
+    Raises:
+        InputError: as of `evaluate_into`.
+    """
+    sample = make_sampler(work.decoder, work.mesh, group_size=1, length=completion_length, vocabulary=work.vocabulary)
+    greedy = make_greedy(
+        sample, work.tokenizer, work.prompt, work.mesh, buckets=buckets, batch=batch, max_tokens=completion_length
+    )
+    settings = {
+        "model": work.digest,
+        "prompt": dataclasses.asdict(work.prompt),
+        "prompt_buckets": list(buckets),
+        "completion_length": completion_length,
+        "compute": jax.numpy.dtype(work.decoder.dtype).name,
+    }
+
+    def report(line: str):
+        if is_writer():
+            print(line, file=sys.stderr)
+
+    return evaluate_into(
+        folder,
+        examples,
+        functools.partial(greedy, work.params),
+        lambda text: answer_of(text, work.prompt),
+        Syntax.BFCL,
+        settings=settings,
+        batch_size=BATCHES_AT_ONCE * batch,
+        summarize=summarize,
+        report=report,
+    )
+
+
 def evaluate_into(
     folder: Path,
     examples: Sequence[Example],
@@ -187,11 +248,12 @@ def evaluate_into(
     settings: Mapping[str, Any],
     batch_size: int,
     summarize: Callable[[Scores], Mapping[str, float]] = lambda scores: {},
+    report: Callable[[str], None] = lambda line: None,
 ) -> Scores:
     """`evaluate`, batch by batch, into `outputs.jsonl` and `scores.json`.
 
     Until both are there, finished batches stand in `outputs.partial.jsonl`; called again with the same examples and
-    settings, it continues from them.
+    settings, it continues from them. On several hosts the folder is one that all of them see.
 
     Args:
         folder: where the files go; made if need be.
@@ -202,9 +264,10 @@ def evaluate_into(
         settings: what decides the completions (model, its digest, prompt, limits), as JSON; kept in `scores.json`.
         batch_size: examples whose results are written at once, and so the most that an interruption can lose.
         summarize: makes the `aggregates` of `scores.json`.
+        report: is given a line about the progress after each batch.
 
     Raises:
-        InputError: the folder holds a partial evaluation of other examples or settings.
+        InputError: ids repeat, or the folder holds a partial evaluation of other examples or settings.
     """
     if len({example.id for example in examples}) != len(examples):
         repeated, _ = collections.Counter(example.id for example in examples).most_common(1)[0]
@@ -215,14 +278,17 @@ def evaluate_into(
     for start in range(0, len(waiting), batch_size):
         batch = waiting[start : start + batch_size]
         outcomes = judge_completions(batch, generate(batch), answer_of, syntax)
-        _append(partial, outcomes)
         done.update((outcome.id, outcome) for outcome in outcomes)
+        if is_writer():
+            _append(partial, outcomes)
+        report(f"{len(done)} of {len(examples)} evaluated, {sum(outcome.ok for outcome in done.values())} right")
     outcomes = [done[example.id] for example in examples]
     scores = score(outcomes)
-    document = scores.to_json() | {"aggregates": dict(summarize(scores)), "settings": dict(settings)}
-    write_atomically(folder / "outputs.jsonl", _lines(outcomes))
-    write_atomically(folder / "scores.json", to_json(document, indent=2) + "\n")
-    partial.unlink()
+    if is_writer():
+        document = scores.to_json() | {"aggregates": dict(summarize(scores)), "settings": dict(settings)}
+        write_atomically(folder / "outputs.jsonl", _lines(outcomes))
+        write_atomically(folder / "scores.json", to_json(document, indent=2) + "\n")
+        partial.unlink()
     return scores
 
 
@@ -235,11 +301,14 @@ def _digest(examples: Sequence[Example], settings: Mapping[str, Any], syntax: Sy
 
 def _open_partial(path: Path, digest: str) -> dict[str, Outcome]:
     """The outcomes of an interrupted evaluation, by id; a new file with nothing in it if there was none."""
-    if not path.exists():
-        write_atomically(path, json.dumps({"evaluation": digest}) + "\n")
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]  # A batch that was being written has no line end yet.
-    header, *rows = whole.splitlines() or [b""]
+    if is_writer():
+        if not path.exists():
+            write_atomically(path, json.dumps({"evaluation": digest}) + "\n")
+        content = path.read_bytes()
+        # A line that was being written has no end yet.
+        os.truncate(path, content.rfind(b"\n") + 1)
+    multihost_utils.sync_global_devices("partial outputs are there")
+    header, *rows = path.read_bytes().splitlines() or [b""]
     try:
         found = json.loads(header)
         outcomes = [Outcome(**json.loads(row)) for row in rows]
@@ -250,7 +319,6 @@ def _open_partial(path: Path, digest: str) -> dict[str, Outcome]:
             f"{path}: an interrupted evaluation of another model, data or settings; give another output folder, or "
             "remove the file to start again."
         )
-    os.truncate(path, len(whole))
     return {outcome.id: outcome for outcome in outcomes}
 
 

@@ -243,15 +243,13 @@ def case(name="simple_python_0", **changed):
 
 def judge(tmp_path, *rows):
     write_lines(tmp_path / "cases.jsonl", rows)
-    skipped = bfcl.judge_file(tmp_path / "cases.jsonl", tmp_path / "verdicts.jsonl")
-    return [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()], skipped
+    return bfcl.judge_cases(tmp_path / "cases.jsonl")
 
 
 @needs_shared
-def test_every_python_case_gets_the_official_verdict(tmp_path):
+def test_every_python_case_gets_the_official_verdict():
     cases = [json.loads(line) for line in (SHARED / "bfcl_cases.jsonl").read_text().splitlines()]
-    skipped = bfcl.judge_file(SHARED / "bfcl_cases.jsonl", tmp_path / "verdicts.jsonl")
-    verdicts = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    verdicts, skipped = bfcl.judge_cases(SHARED / "bfcl_cases.jsonl")
     assert [verdict["id"] for verdict in verdicts] == [case["id"] for case in cases]
     python = [(case, verdict) for case, verdict in zip(cases, verdicts, strict=True) if case["language"] == "python"]
     wrong = [case["id"] for case, verdict in python if verdict["ok"] is not case["official_valid"]]
@@ -304,10 +302,9 @@ def test_an_output_that_no_file_can_encode_is_judged_like_any_other(tmp_path):
         ({key: value for key, value in case().items() if key != "id"}, r"cases\.jsonl:2: id is null"),
     ],
 )
-def test_a_row_that_cannot_be_judged_is_named_and_nothing_is_written(tmp_path, row, message):
+def test_a_row_that_cannot_be_judged_is_named(tmp_path, row, message):
     with pytest.raises(InputError, match=message):
         judge(tmp_path, case(), row)
-    assert not (tmp_path / "verdicts.jsonl").exists()
 
 
 def judge_command(*arguments):
@@ -321,7 +318,8 @@ def test_the_judge_command_counts_what_it_skips_and_needs_no_jax(tmp_path):
     write_lines(tmp_path / "cases.jsonl.gz", [case("a"), case("b", language="java"), case("c", language="java")])
     done = judge_command("--judge", tmp_path / "cases.jsonl.gz", "--output", tmp_path / "verdicts.jsonl")
     assert done.returncode == 0, done.stderr
-    assert len((tmp_path / "verdicts.jsonl").read_text().splitlines()) == 3
+    verdicts = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert [(verdict["id"], verdict["ok"]) for verdict in verdicts] == [("a", True), ("b", None), ("c", None)]
     assert done.stderr.splitlines() == ["2 of 3 rows not checked: java 2"]
     assert "imports jax: False" in done.stdout
 
@@ -330,4 +328,11 @@ def test_the_judge_command_answers_a_broken_line_with_one_message(tmp_path):
     write_lines(tmp_path / "cases.jsonl", [case("a"), "{oops"])
     done = judge_command("--judge", tmp_path / "cases.jsonl", "--output", tmp_path / "verdicts.jsonl")
     assert done.returncode == 2
-    assert "cases.jsonl:2" in done.stderr and "Traceback" not in done.stderr
+    assert "cases.jsonl:2" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "verdicts.jsonl").exists()
+
+
+def test_a_dry_run_of_the_judge_command_writes_nothing(tmp_path):
+    write_lines(tmp_path / "cases.jsonl", [case("a")])
+    done = judge_command("--judge", tmp_path / "cases.jsonl", "--output", tmp_path / "verdicts.jsonl", "--dry-run")
+    assert done.returncode == 0 and not (tmp_path / "verdicts.jsonl").exists()

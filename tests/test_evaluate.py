@@ -1,13 +1,24 @@
+import dataclasses
+import functools
 import json
 import math
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxfc.calls.parse import Syntax
 from jaxfc.calls.schema import AcceptedCall, Tool
 from jaxfc.command import InputError
+from jaxfc.config import Prompt
 from jaxfc.data.example import Example
-from jaxfc.evaluate import PROMPT_TOO_LONG, Outcome, evaluate, evaluate_into, score
+from jaxfc.data.prompts import Tokenizer, prompt_tokens
+from jaxfc.evaluate import PROMPT_TOO_LONG, Outcome, evaluate, evaluate_into, make_greedy, score
+from jaxfc.models.create import make_config, make_tokenizer
+from jaxfc.models.decoder import Decoder
+from jaxfc.sampler import make_sampler
+from jaxfc.sharding import make_mesh
+from jaxfc.types import Rollouts, TokenScores
 
 ADD = Tool("add", "", {"x": {"type": "integer"}}, ("x",))
 
@@ -145,3 +156,66 @@ def test_a_foreign_partial_file_is_refused(tmp_path):
 def test_ids_that_repeat_are_refused(tmp_path):
     with pytest.raises(InputError, match="example id 'e1' occurs more than once"):
         run_into(tmp_path, right, examples=[example(1), example(2), example(1)])
+
+
+# With a model
+
+LENGTH = 12
+
+
+@pytest.fixture(scope="module")
+def greedy(tmp_path_factory):
+    """`(batch, buckets) -> generate` with a small random model, and its tokenizer."""
+    folder = tmp_path_factory.mktemp("model")
+    make_tokenizer(folder, [json.dumps({"text": "Add numbers to numbers. [add(x=1)]"})], 300)
+    tokenizer, mesh = Tokenizer(folder), make_mesh((1, 1, 1), jax.devices()[:1])
+    config = make_config(vocabulary=304, width=32, hidden_width=48, layers=1, heads=2, kv_heads=1)
+    decoder = Decoder(config)
+    params = jax.tree.map(lambda a: 20 * a, decoder.init(jax.random.key(3)))  # Sharp, so that completions differ.
+    sample = make_sampler(decoder, mesh, group_size=1, length=LENGTH, vocabulary=tokenizer.vocabulary)
+
+    def generate(batch, buckets):
+        settings = {"buckets": buckets, "batch": batch, "max_tokens": LENGTH}
+        return functools.partial(make_greedy(sample, tokenizer, PROMPT, mesh, **settings), params)
+
+    return generate, tokenizer
+
+
+PROMPT = Prompt(system="Use {tools}", tools="signatures")
+
+
+def of_length(number, words):
+    return dataclasses.replace(example(number), messages=({"role": "user", "content": "Add " * words + str(number)},))
+
+
+def test_a_completion_depends_neither_on_its_batch_nor_on_its_bucket(greedy):
+    generate, tokenizer = greedy
+    examples = [of_length(n, words) for n, words in enumerate([1, 60, 3, 2, 70, 20, 5])]
+    longest = max(len(prompt_tokens(e, tokenizer, PROMPT)) for e in examples)
+    alone = [generate(1, (longest,))([e])[0] for e in examples]
+    assert generate(2, (64, longest))(examples) == alone
+    assert len(set(alone)) > 1 and all(alone)
+
+
+def test_only_prompts_past_the_largest_bucket_have_no_completion(greedy):
+    generate, tokenizer = greedy
+    examples = [of_length(0, 2), of_length(1, 60), of_length(2, 3)]
+    longest = len(prompt_tokens(examples[1], tokenizer, PROMPT))
+    assert [text is None for text in generate(2, (32, longest))(examples)] == [False, False, False]
+    assert [text is None for text in generate(2, (32, longest - 1))(examples)] == [False, True, False]
+
+
+def test_the_token_that_ends_a_completion_is_no_part_of_its_text(greedy):
+    _, tokenizer = greedy
+    written = tokenizer.encode("[add(x=1)]")
+    length = len(written) + 1
+
+    def sample(params, prompts, key, sampling):
+        # The first completion ends, the second is cut at the limit, the third only fills the batch.
+        tokens = jnp.array([[*written, tokenizer.eos], [*written, written[0]], [0] * length])
+        lengths, ended = jnp.array([length, length, 0]), jnp.array([True, False, True])
+        return Rollouts(prompts, tokens, lengths, ended, TokenScores(jnp.zeros((3, length)), jnp.zeros((3, length))))
+
+    mesh = make_mesh((1, 1, 1), jax.devices()[:1])
+    generate = make_greedy(sample, tokenizer, PROMPT, mesh, buckets=(256,), batch=3, max_tokens=length)
+    assert generate({}, [of_length(0, 1), of_length(1, 1)]) == ["[add(x=1)]", "[add(x=1)]["]
