@@ -1,13 +1,12 @@
 """Where numbers go: a line of JSON per step, TensorBoard, and the terminal."""
 
 import contextlib
-import io
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from tensorboardX.proto.summary_pb2 import Summary
 from jaxfc.command import InputError
 from jaxfc.files import explain_failure, to_json, write_atomically
 
+FIGURES = ("reward/mean", "eval/overall", "loss/total", "entropy/cot_mean", "kl/reference", "length/completion_mean")
+"""Metrics that the terminal shows, where a run has them."""
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -31,21 +32,26 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
-class RunLog:
+def say(text: str):
+    """A line on standard error, from one process."""
+    if is_writer():
+        print(text, file=sys.stderr, flush=True)
+
+
+class Metrics:
     """The numbers of a run: `metrics.jsonl`, `events.*` for TensorBoard, and progress on standard error.
 
     Every process makes one and calls it alike; only one of them writes. Use it as a context manager.
     """
 
-    def __init__(self, folder: Path, steps: int, figures: Sequence[str] = (), *, start: int = 0):
+    def __init__(self, folder: Path, start: int, steps: int):
         """Open the log of a run.
 
         Args:
             folder: of the run.
-            steps: that the run will have.
-            figures: metrics to show on the terminal.
             start: the first step to be written. What is logged of it and of later steps, by a run that was cut off
                 after its last checkpoint, is dropped: the file is then that of a run never cut off.
+            steps: that the run will have.
 
         Raises:
             InputError: the file is no log of metrics.
@@ -62,8 +68,9 @@ class RunLog:
             self._lines = opened.enter_context(self._path.open("a", encoding="utf-8"))
             self._events = _open_events(folder, start)
             opened.callback(self._events.close)
-            self._terminal = opened.enter_context(_terminal(steps, figures, start))
+            self._terminal = opened.enter_context(_terminal(steps, start))
             self._opened = opened.pop_all()
+        self._shown: dict[str, float] = {}
 
     def write(self, step: int, metrics: Mapping[str, Any]):
         """Log one step; its numbers may be Python's, NumPy's or JAX's.
@@ -80,9 +87,15 @@ class RunLog:
             values = [Summary.Value(tag=name, simple_value=number) for name, number in numbers.items()]
             self._events.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
             self._events.flush()
-        self._terminal.show(step, numbers)
+        self._shown |= {name: numbers[name] for name in FIGURES if name in numbers}
+        self._terminal.show(step, "  ".join(f"{name} {number:.3g}" for name, number in self._shown.items()))
 
-    def __enter__(self) -> "RunLog":
+    def note(self, text: str):
+        """Say something on the terminal."""
+        if self._writes:
+            self._terminal.say(text)
+
+    def __enter__(self) -> "Metrics":
         return self
 
     def __exit__(self, *_):
@@ -129,10 +142,10 @@ def _open_events(folder: Path, start: int) -> EventsWriter:
 
 
 @contextlib.contextmanager
-def _terminal(steps: int, figures: Sequence[str], start: int) -> Iterator["_Bar | _Lines"]:
+def _terminal(steps: int, start: int) -> Iterator["_Bar | _Lines"]:
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines(sys.stderr, steps, figures, start)
+        yield _Lines(steps, start)
         return
     columns = (
         BarColumn(24),
@@ -142,75 +155,45 @@ def _terminal(steps: int, figures: Sequence[str], start: int) -> Iterator["_Bar 
         TextColumn("{task.description}"),
     )
     with Progress(*columns, console=console) as progress:
-        yield _Bar(progress, steps, figures, start)
+        yield _Bar(progress, steps, start)
 
 
 class _Bar:
-    """A progress bar with the key figures of the last step."""
+    """A progress bar with the key figures."""
 
-    def __init__(self, progress: Progress, steps: int, figures: Sequence[str], start: int):
-        self._progress, self._figures = progress, figures
+    def __init__(self, progress: Progress, steps: int, start: int):
+        self._progress = progress
         self._task = progress.add_task("", total=steps, completed=start)
 
-    def show(self, step: int, numbers: Mapping[str, float]):
-        text = escape(in_brief(numbers, self._figures))
-        self._progress.update(self._task, completed=step + 1, description=text)
+    def show(self, step: int, figures: str):
+        self._progress.update(self._task, completed=step + 1, description=escape(figures))
+
+    def say(self, text: str):
+        self._progress.console.print(text, markup=False, highlight=False)
 
 
 class _Lines:
     """A line for the first step, for the last, and for one every so often."""
 
-    def __init__(self, out: io.TextIOBase, steps: int, figures: Sequence[str], start: int):
-        self._out, self._steps, self._figures, self._start = out, steps, figures, start
+    def __init__(self, steps: int, start: int):
+        self._steps, self._start = steps, start
         self._opened = time.monotonic()
         self._said = -math.inf
 
-    def show(self, step: int, numbers: Mapping[str, float]):
+    def show(self, step: int, figures: str):
         now = time.monotonic()
         if now - self._said < _SECONDS_BETWEEN_LINES and step + 1 < self._steps:
             return
         self._said = now
         pace = (now - self._opened) / (step + 1 - self._start)
         left = _duration(pace * (self._steps - step - 1))
-        figures = in_brief(numbers, self._figures)
-        print(f"step {step + 1}/{self._steps}  {figures}  {pace:.2f} s/step, {left} left", file=self._out, flush=True)
+        self.say(f"step {step + 1}/{self._steps}  {figures}  {pace:.2f} s/step, {left} left")
 
-
-def in_brief(numbers: Mapping[str, float], figures: Sequence[str]) -> str:
-    """The figures that are there, in three digits."""
-    return "  ".join(f"{name} {numbers[name]:.3g}" for name in figures if name in numbers)
+    def say(self, text: str):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"
-
-
-# Time
-
-
-class Timer:
-    """Seconds by phase: `with timer("rollout"): ...`, then `timer.take()` once a step.
-
-    JAX returns before the work is done: a phase has to end with something that waits for its result.
-    """
-
-    def __init__(self):
-        self._seconds: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        """Add what the block takes to the phase."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        try:
-            yield
-        finally:
-            for name, start, now in [("time", wall, time.perf_counter()), ("cpu", cpu, time.process_time())]:
-                key = f"{name}/{phase}"
-                self._seconds[key] = self._seconds.get(key, 0.0) + now - start
-
-    def take(self) -> dict[str, float]:
-        """`time/<phase>`, seconds by the clock, and `cpu/<phase>`, seconds of this process on all cores; then anew."""
-        seconds, self._seconds = self._seconds, {}
-        return seconds
