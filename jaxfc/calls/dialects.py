@@ -45,7 +45,7 @@ def read_schema(raw: Any, where: str, depth: int = 0) -> dict[str, Any]:
 
     Args:
         raw: the schema as found; types are JSON Schema's, BFCL's or Python's (`List[Union[int, float]]`).
-        where: it stands, for messages.
+        where: the schema's place, for messages: `f.x`.
         depth: of the schemas around it.
 
     Raises:
@@ -58,7 +58,8 @@ def read_schema(raw: Any, where: str, depth: int = 0) -> dict[str, Any]:
     if not isinstance(raw.get("enum"), list | tuple | None):
         raise SchemaError(f"{where}: enum should be a list, not {show(raw['enum'])}.")
     schema = _read_kind(raw, where, depth)
-    schema = {"type": schema.pop("type"), **{key: raw[key] for key in raw if key not in _STRUCTURE}, **schema}
+    kept = {key: raw[key] for key in raw if key not in _STRUCTURE}
+    schema = {"type": schema["type"]} | kept | {key: schema[key] for key in schema if key not in kept}
     if schema["type"] in ("array", "tuple") and isinstance(raw.get("items"), Mapping | list):
         items = raw["items"] if isinstance(raw["items"], list) else [raw["items"]]
         schema |= _items(_union([read_schema(item, f"{where}[]", depth + 1) for item in items]))
@@ -96,7 +97,8 @@ def _read_kind(raw: Mapping[str, Any], where: str, depth: int) -> dict[str, Any]
         raise SchemaError(f"{where}: the type should be text, not {show(kind)}.")
     for key in ("anyOf", "oneOf"):
         if isinstance(raw.get(key), list | tuple):
-            return _union([read_schema(option, where, depth + 1) for option in raw[key]])
+            options = [option for option in raw[key] if option != {"type": "null"}]
+            return _union([read_schema(option, where, depth + 1) for option in options])
     if isinstance(raw.get("properties"), Mapping):
         return {"type": "dict"}
     if isinstance(raw.get("items"), Mapping | list):

@@ -99,7 +99,7 @@ def parse_calls(text: str, syntax: Syntax = Syntax.STRICT) -> list[Call]:
     """
     if len(text) > syntax.max_characters:
         raise ParseError("parse: too long", f"{len(text)} characters; at most {syntax.max_characters} are read")
-    source = _with_brackets(text) if syntax.lenient else text.strip()
+    source = _with_brackets(text) if syntax.lenient else text.strip(" \n")
     if not (source.startswith("[") and source.endswith("]")):
         raise ParseError("parse: not a list of calls", f"no square brackets around {_excerpt(source)}")
     _check_depth(source, syntax.max_depth)
