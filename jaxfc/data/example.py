@@ -1,10 +1,11 @@
 """Example: one record of a dataset, and its JSON form."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from jaxfc.calls.schema import AcceptedCall, Tool
+from jaxfc.calls.schema import AcceptedCall, Tool, accepted_from_bfcl, accepted_to_bfcl
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,3 +29,36 @@ class Example:
     """The source's own reasoning, used as the chain of thought of supervised training."""
     text: str = ""
     """The source's own answer text where it is not calls: what supervised training says instead of a call."""
+
+
+def kind_of(tools: int, calls: int) -> str:
+    """What is asked, from how many tools are on offer and how many calls are expected."""
+    if calls == 0:
+        return "none"
+    if calls > 1:
+        return "several"
+    return "choice" if tools > 1 else "single"
+
+
+def example_to_json(example: Example) -> str:
+    """One line of JSON that `example_from_json` turns back into an equal example."""
+    document = dataclasses.asdict(example) | {"accepted": accepted_to_bfcl(example.accepted)}
+    return json.dumps(document, ensure_ascii=False, allow_nan=False)
+
+
+def example_from_json(text: str | bytes) -> Example:
+    """The example that `example_to_json` wrote.
+
+    Raises:
+        ValueError: the text is no JSON, or not that of an example.
+    """
+    document = json.loads(text)
+    names = {field.name for field in dataclasses.fields(Example)}
+    if not isinstance(document, dict) or set(document) != names:
+        raise ValueError(f"an example is an object with {', '.join(sorted(names))}")
+    try:
+        tools = tuple(Tool(**tool | {"required": tuple(tool["required"])}) for tool in document["tools"])
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"not the tools of an example: {error}") from error
+    accepted = accepted_from_bfcl(document["accepted"])
+    return Example(**document | {"messages": tuple(document["messages"]), "tools": tools, "accepted": accepted})

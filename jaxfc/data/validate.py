@@ -1,0 +1,312 @@
+"""The AST stage: which rows are fit to train on, what was mended in them, and why the others are not."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from jaxfc.calls.match import judge_answer
+from jaxfc.calls.parse import Syntax
+from jaxfc.calls.schema import Call, SchemaError, Tool, accepted_from_calls, tool_from_json
+from jaxfc.data.example import Example, kind_of
+from jaxfc.data.prompts import calls_text
+from jaxfc.data.repair import Findings, fit_value, identifiers, mend_schema
+from jaxfc.data.sources import RawRow
+
+SPLIT_MIXED = "split: calls tools of both splits"
+REASONS = {
+    "row: no plain JSON": "holds NaN, an infinity, half a surrogate pair, or nests deeper than 50",
+    "prompt: malformed": "not a list of user, assistant and tool messages that ends with one to answer",
+    "prompt: empty": "the message to answer has no text",
+    "tools: not parseable": "tools is not a list, or text that is not JSON",
+    "schema: invalid": "a tool on offer has a schema that is none",
+    "tools: duplicate name": "two tools of the row share a name",
+    "tools: name is no identifier": "a name cannot be made a Python identifier, or two become the same one",
+    "answer: not parseable": "answers is not a list of {name, arguments}, or text that is not JSON",
+    "call: no tools offered": "a call is expected, but no tool is on offer",
+    "call: unknown tool": "a call to a tool that is not on offer",
+    "call: undeclared argument": "an argument that the tool does not declare",
+    "call: missing required": "a required argument is missing",
+    "call: placeholder value": "a value stands in for an earlier call's result (`API_call_3`)",
+    "call: wrong type": "a value is not of its declared type, and no lossless cast makes it so",
+    "call: outside enum": "a value is not among those that its schema lists",
+    "answer: fails its own check": "the calls, written as text, do not parse or do not match themselves",
+    "exact repeat": "an earlier row has the same conversation, tools and answers",
+    SPLIT_MIXED: "its calls use a tool that is held out and one that is not",
+}
+"""Every reason for which a row is dropped. A row with several faults gets the first in this order."""
+
+_ORDER = {reason: place for place, reason in enumerate(REASONS)}
+_DEEPEST = 50
+_PLACEHOLDER = re.compile(r"\bAPI_call_\d+")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Kept:
+    """A row that is fit to train on."""
+
+    example: Example
+    repairs: tuple[str, ...]
+    """What was mended, by the names in `repair.REPAIRS`; empty: kept as found."""
+    where: str
+    """File and line."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Dropped:
+    """A row that is not fit to train on."""
+
+    id: str
+    source: str
+    reason: str
+    """A key of `REASONS`."""
+    detail: str
+    """What was found."""
+    where: str
+    """File and line."""
+
+
+class Unfit(ValueError):
+    """A row cannot be kept: `reason` is a key of `REASONS`."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+def without_repeats(results: Iterable[Kept | Dropped]) -> Iterator[Kept | Dropped]:
+    """The same results in the same order, with exact repeats of an earlier example dropped, and every id unique."""
+    ids: set[str] = set()
+    contents: set[bytes] = set()
+    for result in results:
+        if isinstance(result, Kept):
+            content = _content_digest(result.example)
+            if content in contents:
+                result = Dropped(result.example.id, result.example.source, "exact repeat", "", result.where)
+            else:
+                contents.add(content)
+                result = _with_unique_id(result, ids)
+        yield result
+
+
+def _content_digest(example: Example) -> bytes:
+    document = dataclasses.asdict(example)
+    content = [document[key] for key in ("messages", "tools", "accepted")]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
+
+
+def _with_unique_id(kept: Kept, ids: set[str]) -> Kept:
+    name, serial = kept.example.id, 2
+    while name in ids:
+        name, serial = f"{kept.example.id}~{serial}", serial + 1
+    ids.add(name)
+    if name == kept.example.id:
+        return kept
+    example = dataclasses.replace(kept.example, id=name)
+    return dataclasses.replace(kept, example=example, repairs=(*kept.repairs, "id: made unique"))
+
+
+def validate(row: RawRow) -> Kept | Dropped:
+    """Hold a row against its own tools.
+
+    Mechanical faults that have one obvious repair, which loses nothing, are mended; any other fault drops the row.
+    The calls of a kept example, written as Python text, parse strictly and match its accepted calls.
+
+    References: METHOD.md, section 5, stage 2.
+    """
+    findings = Findings()
+    try:
+        _check_plain(row)
+        offer = _read_offer(row.tools, findings)
+        messages = _read_messages(row.messages, offer)
+        calls = _read_calls(row.answers, offer, findings)
+        example = Example(
+            id=row.id,
+            messages=messages,
+            tools=tuple(offer.tools.values()),
+            accepted=accepted_from_calls(calls, tuple(offer.tools.values())),
+            source=row.source,
+            licence=row.licence,
+            kind=kind_of(len(offer.tools), len(calls)),
+            thought=row.thought,
+        )
+        check_example(example)
+    except Unfit as unfit:
+        return Dropped(row.id, row.source, unfit.reason, unfit.detail, row.where)
+    return Kept(example, tuple(findings.repairs), row.where)
+
+
+def check_example(example: Example) -> None:
+    """Write the accepted calls as the text that training teaches, and hold it against the accepted calls.
+
+    Raises:
+        Unfit: the text does not parse strictly, or is not judged right.
+    """
+    verdict = judge_answer(calls_text(example.accepted), example.tools, example.accepted, Syntax.STRICT)
+    if not verdict.ok:
+        raise Unfit("answer: fails its own check", f"{verdict.reason}: {verdict.detail}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Offer:
+    """The tools of a row, found under the names that the row uses, without the white space around them."""
+
+    tools: dict[str, Tool]
+    """As kept: with identifiers for names."""
+    parameters: dict[str, dict[str, str]]
+    """Tool -> parameter as the row writes it -> parameter as kept."""
+
+    def renamed(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        """A call of the conversation so far, under the names as kept; other names and broken calls as they are."""
+        name, arguments = call.get("name"), call.get("arguments")
+        if not isinstance(name, str) or name not in self.tools:
+            return dict(call)
+        if isinstance(arguments, dict):
+            new = self.parameters[name]
+            arguments = {new.get(key, key): value for key, value in arguments.items()}
+        return {**call, "name": self.tools[name].name, "arguments": arguments}
+
+
+def _raise_first(findings: Findings) -> None:
+    if findings.faults:
+        raise Unfit(*min(findings.faults, key=lambda fault: _ORDER[fault[0]]))
+
+
+def _check_plain(row: RawRow) -> None:
+    document = [row.id, row.messages, row.tools, row.answers, row.thought]
+    level, depth = [document], 0
+    while level:
+        depth += 1
+        if depth > _DEEPEST:
+            raise Unfit("row: no plain JSON", f"nested deeper than {_DEEPEST}")
+        children = (value.values() if isinstance(value, dict) else value for value in level)
+        level = [item for items in children for item in items if isinstance(item, dict | list)]
+    try:
+        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        raise Unfit("row: no plain JSON", str(error)) from error
+
+
+def _read_offer(documents: Any, findings: Findings) -> _Offer:
+    if not isinstance(documents, list):
+        raise Unfit("tools: not parseable", f"tools is {str(documents)[:60]!r}")
+    tools = []
+    for document in documents:
+        try:
+            tools.append(tool_from_json(document))
+        except SchemaError as error:
+            raise Unfit("schema: invalid", str(error)) from error
+    names = [tool.name for tool in tools]
+    for name in names:
+        if names.count(name) > 1:
+            raise Unfit("tools: duplicate name", f"{names.count(name)} tools are named {name}")
+    new_names = identifiers(names, dotted=True, findings=findings)
+    parameters = {tool.name: identifiers(tool.properties, dotted=False, findings=findings) for tool in tools}
+    _raise_first(findings)
+    return _Offer(
+        {tool.name.strip(): _mended(tool, new_names[tool.name], parameters[tool.name], findings) for tool in tools},
+        {name.strip(): {key.strip(): new for key, new in mapped.items()} for name, mapped in parameters.items()},
+    )
+
+
+def _mended(tool: Tool, name: str, parameters: Mapping[str, str], findings: Findings) -> Tool:
+    return dataclasses.replace(
+        tool,
+        name=name,
+        properties={parameters[key]: mend_schema(schema, findings) for key, schema in tool.properties.items()},
+        required=tuple(parameters[key] for key in tool.required),
+    )
+
+
+def _read_messages(messages: Any, offer: _Offer) -> tuple[dict[str, Any], ...]:
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages) or not messages:
+        raise Unfit("prompt: malformed", "messages is not a list of objects")
+    for place, message in enumerate(messages):
+        role, content, calls = message.get("role"), message.get("content"), message.get("tool_calls")
+        if role not in ("user", "assistant", "tool") and (role, place) != ("system", 0):
+            raise Unfit("prompt: malformed", f"message {place + 1} has role {role!r}")
+        if not isinstance(content, str) and not (content is None and calls):
+            raise Unfit("prompt: malformed", f"the content of message {place + 1} is no text")
+        if calls and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
+            raise Unfit("prompt: malformed", f"tool_calls of message {place + 1} is not a list of objects")
+    if messages[-1]["role"] not in ("user", "tool"):
+        raise Unfit("prompt: malformed", f"the last message is the {messages[-1]['role']}'s: nothing to answer")
+    if not (messages[-1]["content"] or "").strip():
+        raise Unfit("prompt: empty", "the last message has no text")
+    return tuple(_message(message, offer) for message in messages)
+
+
+def _message(message: Mapping[str, Any], offer: _Offer) -> dict[str, Any]:
+    kept = {"role": message["role"], "content": message["content"] or ""}
+    if message.get("tool_calls"):
+        kept["tool_calls"] = [
+            {**call, "function": offer.renamed(call["function"])}
+            if isinstance(call.get("function"), dict)
+            else offer.renamed(call)
+            for call in message["tool_calls"]
+        ]
+    return kept
+
+
+def _read_calls(answers: Any, offer: _Offer, findings: Findings) -> tuple[Call, ...]:
+    if not isinstance(answers, list):
+        raise Unfit("answer: not parseable", f"answers is {str(answers)[:60]!r}")
+    if answers and not offer.tools:
+        raise Unfit("call: no tools offered", f"{len(answers)} calls are expected")
+    calls = [_read_call(answer, offer, findings) for answer in answers]
+    _raise_first(findings)
+    return tuple(call for call in calls if call)
+
+
+def _read_call(answer: Any, offer: _Offer, findings: Findings) -> Call | None:
+    """One expected call, mended; None with a fault in `findings` when there is no telling what it calls."""
+    name = answer.get("name") if isinstance(answer, dict) else None
+    arguments = answer.get("arguments", {}) if isinstance(answer, dict) else None
+    if isinstance(arguments, str):
+        arguments = _arguments_from_text(arguments, findings)
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        findings.faults.append(("answer: not parseable", f"{str(answer)[:60]!r} is no call"))
+        return None
+    name = _stripped(name, findings)
+    if name not in offer.tools:
+        findings.faults.append(("call: unknown tool", f"{name} is not among {', '.join(offer.tools)}"))
+        return None
+    tool, new_names = offer.tools[name], offer.parameters[name]
+    kept: dict[str, Any] = {}
+    for key, value in arguments.items():
+        key = _stripped(key, findings)
+        if key not in new_names:
+            findings.faults.append(("call: undeclared argument", f"{name} has no parameter {key!r}"))
+        elif value is None and new_names[key] not in tool.required:
+            findings.repair("answer: null argument left out")
+        else:
+            kept[new_names[key]] = _read_value(value, tool, new_names[key], findings)
+    for key in tool.required:
+        if key not in kept:
+            findings.faults.append(("call: missing required", f"{name} lacks {key}"))
+    return Call(tool.name, kept)
+
+
+def _stripped(name: str, findings: Findings) -> str:
+    if name != name.strip():
+        findings.repair("name: stripped")
+    return name.strip()
+
+
+def _arguments_from_text(text: str, findings: Findings) -> Any:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    findings.repair("answer: arguments read from JSON text")
+    return value
+
+
+def _read_value(value: Any, tool: Tool, parameter: str, findings: Findings) -> Any:
+    path = f"{tool.name}.{parameter}"
+    found = _PLACEHOLDER.search(json.dumps(value, ensure_ascii=False))
+    if found:
+        findings.faults.append(("call: placeholder value", f"{path} stands for the result of {found.group()}"))
+    return fit_value(value, tool.properties[parameter], path, findings)
