@@ -130,8 +130,8 @@ def _parse_yaml(text: str, source: str) -> Any:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        problem = error.problem or error.context
-        raise InputError(f"{source}:{mark.line + 1}: {problem} (column {mark.column + 1}).") from error
+        begin = f", {error.context} that begins on line {error.context_mark.line + 1}" if error.context_mark else ""
+        raise InputError(f"{source}:{mark.line + 1}: {error.problem or 'not YAML'}{begin}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}.") from error
 

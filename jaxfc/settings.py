@@ -110,7 +110,10 @@ def _represent_tuple(dumper: Dumper, items: tuple) -> yaml.Node:
 
 
 def _represent_text(dumper: Dumper, text: str) -> yaml.Node:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    # PyYAML writes these line breaks of Unicode bare, and reads them back as others; in quotes it escapes them.
+    odd = any(character in text for character in "\x85\u2028\u2029")
+    style = '"' if odd else "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 Dumper.add_representer(tuple, _represent_tuple)
