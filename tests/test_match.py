@@ -124,7 +124,7 @@ def schemas_and_values(draw):
         schema |= {"items": {"type": item}} if item else {}
         items = DICTS if item == "dict" else st.lists(JSON, max_size=2) if item == "array" else EXACT.get(item, JSON)
         value = draw(st.lists(items, max_size=3))
-    if draw(st.booleans()) and kind in DEFAULTS:
+    if draw(st.booleans()) and kind in DEFAULTS and schema.get("items", {}).get("type", "string") == "string":
         schema["default"] = draw(st.sampled_from(DEFAULTS[kind]))
         value = draw(st.sampled_from([value, schema["default"]])) if "items" not in schema else value
     return schema, value

@@ -197,16 +197,21 @@ def _dict_fault(value: Any, values: Sequence[Any]) -> str:
     return fault
 
 
-def _members_fault(value: dict[Any, Any], accepted: dict[Any, Sequence[Any]]) -> str:
+def _members_fault(value: dict[Any, Any], accepted: dict[Any, Any]) -> str:
     for key, member in value.items():
         if key not in accepted:
             return "value: dict key"
-        if _clean(member) not in [_clean(choice) for choice in accepted[key]]:
+        if _clean(member) not in [_clean(choice) for choice in _choices(accepted[key])]:
             return "value: dict value"
     for key, choices in accepted.items():
-        if key not in value and "" not in choices:
+        if key not in value and "" not in _choices(choices):
             return "value: dict key"
     return ""
+
+
+def _choices(choices: Any) -> Sequence[Any]:
+    """The accepted values of a dict's key; nothing is right where the data has none in that place."""
+    return choices if isinstance(choices, str | list | tuple) else ()
 
 
 def _show(value: Any) -> str:
