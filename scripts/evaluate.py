@@ -55,6 +55,8 @@ class Evaluate:
     """Folder for scores.json and outputs.jsonl."""
 
     def __post_init__(self):
+        if self.model.path is None:
+            raise ValueError("model.create makes an untrained model; give --model, the directory of a trained one.")
         if self.benchmark == "bfcl" and self.data is None:
             raise ValueError("benchmark is bfcl, which needs --data: the folder with BFCL_v4_<category>.json files.")
         if self.count is not None and self.count < 1:
@@ -84,11 +86,13 @@ def evaluate(config: Evaluate, arguments):
     """Read the examples, then the model, then run it."""
     examples = read_examples(config)
     from jaxfc.evaluate import evaluate_model
+    from jaxfc.metrics import is_writer
     from jaxfc.workspace import open_workspace
 
     work = open_workspace(config.model, config.mesh, config.prompt)
     if arguments.dry_run:
         return {"examples": len(examples)}
+    summarize = bfcl_aggregates if config.benchmark == "bfcl" and config.count is None else lambda scores: {}
     scores = evaluate_model(
         work,
         examples,
@@ -96,9 +100,15 @@ def evaluate(config: Evaluate, arguments):
         buckets=config.prompt_buckets,
         completion_length=config.completion_length,
         batch=config.batch,
-        summarize=summarize if config.benchmark == "bfcl" and config.count is None else lambda scores: {},
+        summarize=summarize,
     )
-    return scores.to_json()
+    if is_writer():
+        for name, rate in {**scores.kinds, "overall": scores.overall}.items():
+            figures = f"{rate.accuracy:.4f} +- {rate.standard_error:.4f}  ({rate.correct} of {rate.entries})"
+            print(f"{name:24} {figures}", file=sys.stderr)
+        for name, value in summarize(scores).items():
+            print(f"{name:24} {value:.4f}", file=sys.stderr)
+    return scores.to_json() | {"aggregates": summarize(scores)}
 
 
 def read_examples(config: Evaluate):
@@ -114,8 +124,8 @@ def read_examples(config: Evaluate):
     return [source[index] for index in range(config.count or len(source))]
 
 
-def summarize(scores):
-    """BFCL's aggregates of the scores by category."""
+def bfcl_aggregates(scores):
+    """BFCL's aggregates, which need the scores of all its categories."""
     return aggregates({kind: (rate.correct, rate.entries) for kind, rate in scores.kinds.items()})
 
 

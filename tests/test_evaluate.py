@@ -2,6 +2,10 @@ import dataclasses
 import functools
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +14,19 @@ import pytest
 from jaxfc.calls.parse import Syntax
 from jaxfc.calls.schema import AcceptedCall, Tool
 from jaxfc.command import InputError
-from jaxfc.config import Prompt
+from jaxfc.config import Mesh, Model, Prompt
 from jaxfc.data.example import Example
-from jaxfc.data.prompts import Tokenizer, prompt_tokens
-from jaxfc.evaluate import PROMPT_TOO_LONG, Outcome, evaluate, evaluate_into, make_greedy, score
+from jaxfc.data.prompts import prompt_tokens
+from jaxfc.evaluate import PROMPT_TOO_LONG, Outcome, evaluate, evaluate_into, evaluate_model, make_greedy, score
 from jaxfc.models.create import make_config, make_tokenizer
 from jaxfc.models.decoder import Decoder
+from jaxfc.models.weights import save_model
 from jaxfc.sampler import make_sampler
-from jaxfc.sharding import make_mesh
+from jaxfc.sharding import make_mesh, replicated
 from jaxfc.types import Rollouts, TokenScores
+from jaxfc.workspace import open_workspace
 
+ROOT = Path(__file__).parent.parent
 ADD = Tool("add", "", {"x": {"type": "integer"}}, ("x",))
 
 
@@ -164,21 +171,28 @@ LENGTH = 12
 
 
 @pytest.fixture(scope="module")
-def greedy(tmp_path_factory):
-    """`(batch, buckets) -> generate` with a small random model, and its tokenizer."""
-    folder = tmp_path_factory.mktemp("model")
-    make_tokenizer(folder, [json.dumps({"text": "Add numbers to numbers. [add(x=1)]"})], 300)
-    tokenizer, mesh = Tokenizer(folder), make_mesh((1, 1, 1), jax.devices()[:1])
+def work(tmp_path_factory):
+    """A small random model."""
+    source, folder = tmp_path_factory.mktemp("tokenizer"), tmp_path_factory.mktemp("models") / "random"
+    make_tokenizer(source, [json.dumps({"text": "Add numbers to numbers. [add(x=1)]"})], 300)
     config = make_config(vocabulary=304, width=32, hidden_width=48, layers=1, heads=2, kv_heads=1)
-    decoder = Decoder(config)
-    params = jax.tree.map(lambda a: 20 * a, decoder.init(jax.random.key(3)))  # Sharp, so that completions differ.
-    sample = make_sampler(decoder, mesh, group_size=1, length=LENGTH, vocabulary=tokenizer.vocabulary)
+    params = Decoder(config).init(jax.random.key(3))
+    save_model(folder, jax.tree.map(lambda a: 20 * a, params), config, source)  # Sharp, so that completions differ.
+    return open_workspace(Model(path=str(folder)), Mesh(data=len(jax.devices())), PROMPT)
+
+
+@pytest.fixture(scope="module")
+def greedy(work):
+    """`(batch, buckets) -> generate` with that model, and its tokenizer."""
+    mesh = make_mesh((1, 1, 1), jax.devices()[:1])
+    params = jax.tree.map(lambda a: jax.device_put(jax.device_get(a), replicated(mesh)), work.params)
+    sample = make_sampler(work.decoder, mesh, group_size=1, length=LENGTH, vocabulary=work.vocabulary)
 
     def generate(batch, buckets):
         settings = {"buckets": buckets, "batch": batch, "max_tokens": LENGTH}
-        return functools.partial(make_greedy(sample, tokenizer, PROMPT, mesh, **settings), params)
+        return functools.partial(make_greedy(sample, work.tokenizer, PROMPT, mesh, **settings), params)
 
-    return generate, tokenizer
+    return generate, work.tokenizer
 
 
 PROMPT = Prompt(system="Use {tools}", tools="signatures")
@@ -219,3 +233,26 @@ def test_the_token_that_ends_a_completion_is_no_part_of_its_text(greedy):
     mesh = make_mesh((1, 1, 1), jax.devices()[:1])
     generate = make_greedy(sample, tokenizer, PROMPT, mesh, buckets=(256,), batch=3, max_tokens=length)
     assert generate({}, [of_length(0, 1), of_length(1, 1)]) == ["[add(x=1)]", "[add(x=1)]["]
+
+
+def test_a_model_is_evaluated_on_every_device_and_named_in_the_scores(work, tmp_path):
+    batch = len(jax.devices())
+    limits = {"buckets": (64,), "completion_length": LENGTH, "batch": batch}
+    examples = [of_length(0, 2), of_length(1, 3), of_length(2, 60)]
+    scores = evaluate_model(work, examples, tmp_path, summarize=lambda scores: {"n": scores.overall.entries}, **limits)
+    document = json.loads((tmp_path / "scores.json").read_text())
+    rows = [json.loads(line) for line in (tmp_path / "outputs.jsonl").read_text().splitlines()]
+    assert document["settings"]["model"] == work.digest and document["aggregates"] == {"n": 3}
+    assert scores.overall.entries == 3 and scores.reasons[PROMPT_TOO_LONG] == 1
+    assert [row["text"] is None for row in rows] == [False, False, True]
+
+
+@pytest.mark.slow
+def test_the_command_evaluates_a_model_on_generated_tasks(work, tmp_path):
+    command = [sys.executable, "scripts/evaluate.py", "--model", work.source, "--benchmark", "tasks"]
+    settings = ["--output", tmp_path, "count=8", "batch=8", "completion_length=8", "--json"]
+    one_device = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    done = subprocess.run([*command, *settings], cwd=ROOT, env=one_device, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["entries"] == 8
+    assert len((tmp_path / "outputs.jsonl").read_text().splitlines()) == 8
