@@ -4,7 +4,7 @@ import json
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from jaxfc.checkpoint import Checkpoints
 from jaxfc.command import InputError, dump
 from jaxfc.config import Evaluation, Run
 from jaxfc.data.pipeline import Batches, open_examples
-from jaxfc.data.prompts import answer_of
-from jaxfc.evaluate import Scores, evaluate, make_greedy
+from jaxfc.data.example import Example
+from jaxfc.evaluate import make_greedy
 from jaxfc.files import write_atomically
 from jaxfc.programs import Programs, describe
+from jaxfc.rewards import judge_completion
 from jaxfc.sampler import make_sampler, make_sampling
 from jaxfc.sharding import replicated, rows
 from jaxfc.types import Params, Prompts, TrainState
@@ -130,7 +131,7 @@ class RunFolder:
 
 
 class HeldOut:
-    """Greedy accuracy on examples that training does not see, by BFCL's rules."""
+    """Greedy accuracy on examples that training does not see: how often the reward is 1."""
 
     def __init__(self, config: Evaluation, work: Workspace, programs: Programs):
         """Read the examples and compile the greedy sampler; with no data set there is nothing to measure."""
@@ -152,7 +153,9 @@ class HeldOut:
             batch=config.batch,
             max_tokens=config.data.completion_length,
         )
-        self._answer_of = lambda text: answer_of(text, work.prompt)
+        self._is_right = lambda text, example: (
+            judge_completion(text.encode(errors="replace"), example, work.prompt, Syntax.STRICT).ok
+        )
 
     def measure(self, params: Params, prefix: str) -> dict[str, float]:
         """`<prefix>/overall` and `<prefix>/<kind>` on all examples; empty without data."""
@@ -163,13 +166,14 @@ class HeldOut:
         due = self.curve_examples and step % self._every == 0
         return self._measure(params, self.curve_examples, "eval") if due else {}
 
-    def _measure(self, params: Params, examples, prefix: str) -> dict[str, float]:
+    def _measure(self, params: Params, examples: Sequence[Example], prefix: str) -> dict[str, float]:
         if not examples:
             return {}
-        scores: Scores
-        scores, _ = evaluate(examples, lambda part: self._greedy(params, part), self._answer_of, Syntax.BFCL)
-        kinds = {f"{prefix}/{kind}": rate.accuracy for kind, rate in sorted(scores.kinds.items())}
-        return {f"{prefix}/overall": scores.overall.accuracy} | kinds
+        right = defaultdict(list)
+        for example, text in zip(examples, self._greedy(params, examples), strict=True):
+            right[example.kind].append(text is not None and self._is_right(text, example))
+        kinds = {f"{prefix}/{kind}": float(np.mean(answers)) for kind, answers in sorted(right.items()) if kind}
+        return {f"{prefix}/overall": float(np.mean(sum(right.values(), [])))} | kinds
 
 
 def _compile_sampler(config: Evaluation, work: Workspace, programs: Programs):

@@ -38,15 +38,15 @@ def train_sft(config: TrainSFT, *, dry_run: bool = False) -> dict[str, float]:
     start, state, notes = folder.resume(state, batches)
     notes = notes or clock("evaluate", held_out.measure, work.params, "eval/before")
 
-    with Metrics(folder.path, start, config.steps) as metrics:
-        metrics.note(programs.listing())
+    with Metrics(folder.path, start, config.steps) as log:
+        log.note(programs.listing())
         for step in range(start, config.steps):
             batch = clock("data", next, batches)
             arrays = place_rows(work.mesh, SftBatch(batch.prompts, batch.completions, batch.lengths))
             state, learning = clock("update", update, state, arrays, sampling)
             row = floats(learning) | clock("evaluate", held_out.curve_point, step, state.params)
             row |= clock.lap(batch.prompts.lengths.sum(), batch.lengths.sum())
-            metrics.write(step, row | {"speed/compiles": programs.compiles(), "data/dropped": batches.dropped})
+            log.write(step, row | {"speed/compiles": programs.compiles(), "data/dropped": batches.dropped})
             if folder.save(step + 1, state, batches, notes):
                 return {}
     after = clock("evaluate", held_out.measure, state.params, "eval/after")

@@ -36,8 +36,8 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, float]:
     judge = functools.partial(judge_rollouts, tokenizer=tokenizer, prompt=work.prompt, syntax=syntax)
     sampling = engine.sampling
 
-    with judging_pool(config.reward.workers) as pool, Metrics(folder.path, start, config.steps) as metrics:
-        metrics.note(programs.listing())
+    with judging_pool(config.reward.workers) as pool, Metrics(folder.path, start, config.steps) as log:
+        log.note(programs.listing())
         for step in range(start, config.steps):
             batch = clock("data", next, batches)
             prompts = place_rows(mesh, batch.prompts)
@@ -59,7 +59,7 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, float]:
                 require_signal(row)
             row |= clock("evaluate", held_out.curve_point, step, state.params)
             row |= clock.lap(batch.prompts.lengths.sum(), seen.lengths.sum()) | {"speed/compiles": programs.compiles()}
-            metrics.write(step, row)
+            log.write(step, row)
             if step % config.record_every == 0 or step == config.steps - 1:
                 shown = batch.examples[: config.record_prompts]
                 write_transcripts(folder.path / "rollouts", step, shown, seen, judged, fetch(advantages), tokenizer)

@@ -38,11 +38,12 @@ class Tokenizer:
         Raises:
             InputError: there is none, it has no chat template, or it is not a byte-level BPE.
         """
-        from transformers import AutoTokenizer
+        from transformers import PreTrainedTokenizerFast
 
         if not (Path(folder) / "tokenizer.json").is_file():
             raise InputError(f"{folder}: no tokenizer.json; a model directory holds its tokenizer.")
-        self._hf = AutoTokenizer.from_pretrained(str(folder))
+        # Not AutoTokenizer: by the model's type it picks a class that may rebuild the tokenizer and add tokens to it.
+        self._hf = PreTrainedTokenizerFast.from_pretrained(str(folder))
         if not self._hf.chat_template:
             raise InputError(
                 f"{folder}: the tokenizer has no chat template, so prompts cannot be written as the model knows them; "

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxfc.models.decoder import Decoder, DecoderConfig
 from jaxfc.types import Params
 
-END, PAD = "<|end|>", "<|pad|>"
+END, PAD = "<|end|>", "<|endoftext|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 CHAT_TEMPLATE = (
