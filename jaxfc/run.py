@@ -15,8 +15,8 @@ from jaxfc.calls.parse import Syntax
 from jaxfc.checkpoint import Checkpoints
 from jaxfc.command import InputError, dump
 from jaxfc.config import Evaluation, Run
-from jaxfc.data.pipeline import Batches, open_examples
 from jaxfc.data.example import Example
+from jaxfc.data.pipeline import Batches, open_examples
 from jaxfc.evaluate import make_greedy
 from jaxfc.files import write_atomically
 from jaxfc.programs import Programs, describe
@@ -169,11 +169,12 @@ class HeldOut:
     def _measure(self, params: Params, examples: Sequence[Example], prefix: str) -> dict[str, float]:
         if not examples:
             return {}
-        right = defaultdict(list)
-        for example, text in zip(examples, self._greedy(params, examples), strict=True):
-            right[example.kind].append(text is not None and self._is_right(text, example))
-        kinds = {f"{prefix}/{kind}": float(np.mean(answers)) for kind, answers in sorted(right.items()) if kind}
-        return {f"{prefix}/overall": float(np.mean(sum(right.values(), [])))} | kinds
+        texts = self._greedy(params, examples)
+        pairs = zip(texts, examples, strict=True)
+        right = np.array([text is not None and self._is_right(text, example) for text, example in pairs])
+        kinds = np.array([example.kind for example in examples])
+        by_kind = {f"{prefix}/{kind}": float(right[kinds == kind].mean()) for kind in sorted(set(kinds)) if kind}
+        return {f"{prefix}/overall": float(right.mean())} | by_kind
 
 
 def _compile_sampler(config: Evaluation, work: Workspace, programs: Programs):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxfc.calls.match import judge_answer
 from jaxfc.calls.parse import Syntax
-from jaxfc.calls.schema import AcceptedCall
+from jaxfc.calls.schema import AcceptedCall, calls_from_accepted
 from jaxfc.data.example import example_from_json, example_to_json
 from jaxfc.data.prompts import calls_text
 from jaxfc.data.repair import REPAIRS
@@ -144,7 +144,7 @@ def test_each_repair_is_made_and_named(repair, bad, text):
     kept = validate(bad)
     assert isinstance(kept, Kept), kept
     assert kept.repairs == (repair,) and repair in REPAIRS
-    assert calls_text(kept.example.accepted) == text
+    assert calls_text(calls_from_accepted(kept.example.accepted, kept.example.tools)) == text
 
 
 def test_a_name_that_is_no_python_is_renamed_everywhere_it_is_used():
@@ -158,7 +158,7 @@ def test_a_name_that_is_no_python_is_renamed_everywhere_it_is_used():
     kept = validate(row([call("Search Managers", **{"from": "b", "page.no": 2})], [search], messages=history))
     assert kept.repairs == ("name: made an identifier",)
     example = kept.example
-    assert calls_text(example.accepted) == "[Search_Managers(from_='b', page_no=2)]"
+    assert calls_text(calls_from_accepted(example.accepted, example.tools)) == "[Search_Managers(from_='b', page_no=2)]"
     assert [found.name for found in example.tools] == ["Search_Managers"]
     assert (list(example.tools[0].properties), example.tools[0].required) == (
         ["from_", "page_no"],
@@ -237,7 +237,8 @@ def test_whatever_stands_in_a_row_it_is_kept_or_dropped_and_what_is_kept_is_righ
 
 
 def assert_taught_text_is_right(example):
-    verdict = judge_answer(calls_text(example.accepted), example.tools, example.accepted, Syntax.STRICT)
+    text = calls_text(calls_from_accepted(example.accepted, example.tools))
+    verdict = judge_answer(text, example.tools, example.accepted, Syntax.STRICT)
     assert verdict.ok, (example.id, verdict)
 
 

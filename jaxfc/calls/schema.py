@@ -96,7 +96,7 @@ def _is_object_schema(parameters: Mapping[str, Any]) -> bool:
 
 
 def _object_parameters(name: str, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    if TYPE_OF_WORD.get(parameters.get("type", "object").lower()) != "dict":
+    if TYPE_OF_WORD.get(str(parameters.get("type") or "object").lower()) != "dict":
         raise SchemaError(f"{name}: parameters has the type {show(parameters['type'])}; it should be an object.")
     schema = read_schema({**parameters, "type": "object"}, name, 0)
     properties, required = schema.get("properties", {}), schema.get("required", ())

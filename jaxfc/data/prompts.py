@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxfc.calls.schema import AcceptedCall, signature, tool_to_openai
+from jaxfc.calls.schema import Call, calls_from_accepted, signature, tool_to_openai
 from jaxfc.command import InputError
 from jaxfc.config import Prompt
 from jaxfc.data.example import Example
@@ -133,7 +133,7 @@ def completion_text(example: Example, prompt: Prompt) -> str:
     for tag in (THINK, END_THINK, ANSWER, END_ANSWER):
         thought = thought.replace(tag, "")
     opening = "" if prompt.opens_think else THINK
-    answer = calls_text(example.accepted)
+    answer = calls_text(calls_from_accepted(example.accepted, example.tools))
     return f"{opening}{thought}{END_THINK}" + (f"{ANSWER}{answer}{END_ANSWER}" if prompt.wrapper == "tags" else answer)
 
 
@@ -141,23 +141,13 @@ def _default_thought(example: Example) -> str:
     return "; ".join(call.name for call in example.accepted) or "no tool fits"
 
 
-def calls_text(accepted: Sequence[AcceptedCall]) -> str:
-    """The accepted calls as Python source: each argument with its first accepted value, unless that is to leave it out.
-
-    An argument whose accepted value is a dict has accepted values inside it in turn.
-    """
-    return f"[{', '.join(_call_text(call) for call in accepted)}]"
+def calls_text(calls: Sequence[Call]) -> str:
+    """The calls as Python source: `[f(a=1, b='x'), ...]`."""
+    return f"[{', '.join(_call_text(call) for call in calls)}]"
 
 
-def _call_text(call: AcceptedCall) -> str:
-    given = {name: _first(values[0]) for name, values in call.arguments.items() if values and values[0] != ""}
-    return f"{call.name}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
-
-
-def _first(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _first(values[0]) for key, values in value.items() if values and values[0] != ""}
-    return value
+def _call_text(call: Call) -> str:
+    return f"{call.name}({', '.join(f'{name}={value!r}' for name, value in call.arguments.items())})"
 
 
 def read_completion(data: bytes, prompt: Prompt) -> Completion:

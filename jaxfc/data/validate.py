@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxfc.calls.match import judge_answer
 from jaxfc.calls.parse import Syntax
-from jaxfc.calls.schema import Call, SchemaError, Tool, accepted_from_calls, tool_from_json
+from jaxfc.calls.schema import Call, SchemaError, Tool, accepted_from_calls, calls_from_accepted, tool_from_json
 from jaxfc.data.example import Example, kind_of
 from jaxfc.data.prompts import calls_text
 from jaxfc.data.repair import Findings, fit_value, identifiers, mend_schema
@@ -144,7 +144,8 @@ def check_example(example: Example) -> None:
     Raises:
         Unfit: the text does not parse strictly, or is not judged right.
     """
-    verdict = judge_answer(calls_text(example.accepted), example.tools, example.accepted, Syntax.STRICT)
+    text = calls_text(calls_from_accepted(example.accepted, example.tools))
+    verdict = judge_answer(text, example.tools, example.accepted, Syntax.STRICT)
     if not verdict.ok:
         raise Unfit("answer: fails its own check", f"{verdict.reason}: {verdict.detail}")
 
