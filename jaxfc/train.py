@@ -33,10 +33,11 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, float]:
     held_out = HeldOut(config.evaluation, work, programs)
     start, state, notes = folder.resume(engine.state, batches)
     notes = notes or clock("evaluate", held_out.measure, work.params, "eval/before")
-    judge = functools.partial(judge_rollouts, tokenizer=tokenizer, prompt=work.prompt, syntax=syntax)
-    sampling = engine.sampling
+    sampling, entropy = engine.sampling, config.algorithm.entropy
+    bonus_is_on = entropy is not None and entropy.scale > 0
 
     with judging_pool(config.reward.workers) as pool, Metrics(folder.path, start, config.steps) as log:
+        judge = functools.partial(judge_rollouts, tokenizer=tokenizer, prompt=work.prompt, syntax=syntax, pool=pool)
         log.note(programs.listing())
         for step in range(start, config.steps):
             batch = clock("data", next, batches)
@@ -44,19 +45,19 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, float]:
             key = step_key(mesh, config.seed, step, "rollout")
             rollouts = clock("rollout", engine.sample, state.params, prompts, key, sampling)
             seen = fetch(rollouts)
-            judged = clock("reward", judge, batch.examples, seen.tokens, seen.lengths, seen.ended, pool=pool)
+            judged = clock("reward", judge, batch.examples, seen.tokens, seen.lengths, seen.ended)
             if config.reward.shuffled:
                 judged = shuffled(judged, (config.seed, step))
             old = clock("score", engine.score, state.params, rollouts, sampling)
             reference = clock("score", engine.score, work.params, rollouts, sampling)
             given = place_rows(mesh, (judged.rewards, judged.cot_mask))
             advantages, shaping = engine.shape(*given, rollouts.lengths, rollouts.scores, old)
+            if bonus_is_on:
+                require_signal(shaping)
             update = train_batch(rollouts, old, reference, advantages)
             state, learning = clock("update", engine.update, state, update, sampling)
 
             row = reward_metrics(judged, seen.lengths) | floats(shaping) | floats(learning)
-            if config.algorithm.entropy is not None and config.algorithm.entropy.scale > 0:
-                require_signal(row)
             row |= clock("evaluate", held_out.curve_point, step, state.params)
             row |= clock.lap(batch.prompts.lengths.sum(), seen.lengths.sum()) | {"speed/compiles": programs.compiles()}
             log.write(step, row)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class Tokenizer:
         Raises:
             InputError: there is none, it has no chat template, or it is not a byte-level BPE.
         """
+        # Without this, transformers says at every start that PyTorch, which is not needed, is not there.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         from transformers import PreTrainedTokenizerFast
 
         if not (Path(folder) / "tokenizer.json").is_file():
