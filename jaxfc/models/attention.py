@@ -4,6 +4,29 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+QUERY_BLOCK = 256
+"""Queries of a prompt whose scores are held at once: memory grows with the prompt's length, not with its square."""
+
+
+def attend_causally(
+    q: Float[Array, "P G T H Dh"], k: Float[Array, "P G T K Dh"], v: Float[Array, "P G T K Dh"]
+) -> Float[Array, "P G T H Dh"]:
+    """Each position attends to itself and those before it; a long sequence goes through in blocks of queries."""
+    length = q.shape[2]
+    if length <= QUERY_BLOCK:
+        return attend(q, k, v, jnp.tri(length, dtype=bool))
+
+    @jax.checkpoint
+    def attend_block(block):
+        queries, start = block
+        mask = start + jnp.arange(QUERY_BLOCK)[:, None] >= jnp.arange(length)
+        return attend(queries, k, v, mask)
+
+    padded = jnp.pad(q, ((0, 0), (0, 0), (0, -length % QUERY_BLOCK), (0, 0), (0, 0)))
+    blocks = jnp.moveaxis(padded.reshape(*q.shape[:2], -1, QUERY_BLOCK, *q.shape[3:]), 2, 0)
+    out = jax.lax.map(attend_block, (blocks, jnp.arange(len(blocks)) * QUERY_BLOCK))
+    return jnp.moveaxis(out, 0, 2).reshape(padded.shape)[:, :, :length]
+
 
 def attend(
     q: Float[Array, "P G T H Dh"],

@@ -14,7 +14,7 @@ ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content or '' }}"
-    "{% for call in message.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}" + END + "{% endfor %}"
+    "{% for call in message.tool_calls or [] %}{{ (call.function or call) | tojson }}{% endfor %}" + END + "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 PIECES = r"[A-Za-z]+|[0-9]|\s|[^A-Za-z0-9\s]+"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxfc.models.attention import attend
+from jaxfc.models.attention import attend, attend_causally
 from jaxfc.types import Cache, Params, Prefix, Prompts
 
 FLAT_LAYERS = 4
@@ -159,12 +159,11 @@ class Decoder:
         length = prompts.tokens.shape[1]
         x = self._embed(params, prompts.tokens[:, None])
         rotation = rotation_at(jnp.arange(length)[None, None], self.config)
-        # Padding is on the right, so the causal mask alone keeps it from every token that counts.
-        causal = jnp.tri(length, dtype=bool)
 
         def layer(x, _, block):
             q, k, v = block.project(x, rotation)
-            return block.finish(x, attend(q, k, v, causal)), (k[:, 0], v[:, 0])
+            # Padding is on the right, so the causal mask alone keeps it from every token that counts.
+            return block.finish(x, attend_causally(q, k, v)), (k[:, 0], v[:, 0])
 
         _, (keys, values) = self._scan(layer, params, x)
         last = jnp.maximum(prompts.lengths - 1, 0)
