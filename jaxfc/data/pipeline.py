@@ -1,7 +1,7 @@
 """The Grain pipeline: shuffle, tokenise, sort into length buckets, batch; its position can be saved and restored."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -13,7 +13,11 @@ from jaxfc.data.prompts import Tokenizer, completion_tokens, prompt_tokens
 from jaxfc.data.tasks import generate
 from jaxfc.types import Prompts
 
+LOOK_AHEAD = 256
+"""Examples that are tokenised before a run starts, to see that some fit the buckets."""
 
+
+@runtime_checkable
 class Examples(Protocol):
     """Examples by index."""
 
@@ -92,32 +96,34 @@ class Batches(Iterator[Batch]):
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2 * batch)
         self._reader = iter(self._tokenised.to_iter_dataset(options))
         self._pending: dict[int, list[_Tokenised]] = {bucket: [] for bucket in self._buckets}
-        self._read, self._size = 0, len(examples)
         self.dropped = 0
         """Examples left out so far because prompt or answer is too long."""
+        self._refuse_if_none_fits([tokenise(index, examples[index]) for index in range(min(LOOK_AHEAD, len(examples)))])
+
+    def _bucket(self, item: _Tokenised) -> int | None:
+        return bucket_of(len(item.prompt), self._buckets) if len(item.completion) <= self._room else None
+
+    def _refuse_if_none_fits(self, items: Sequence[_Tokenised]):
+        shortest = min(items, key=lambda item: len(item.prompt) + len(item.completion))
+        if all(self._bucket(item) is None for item in items):
+            raise InputError(
+                f"none of the first {len(items)} examples fits; the shortest, {shortest.example.id}, has "
+                f"{len(shortest.prompt)} prompt tokens and {len(shortest.completion)} completion tokens, while "
+                f"data.prompt_buckets ends at {self._buckets[-1]} and data.completion_length is {self._room}."
+            )
 
     def __next__(self) -> Batch:
         while True:
             item = next(self._reader)
-            self._read += 1
-            bucket = bucket_of(len(item.prompt), self._buckets)
-            if bucket is None or len(item.completion) > self._room:
-                self._drop(item)
+            bucket = self._bucket(item)
+            if bucket is None:
+                self.dropped += 1
                 continue
             pending = self._pending[bucket]
             pending.append(item)
             if len(pending) == self._batch:
                 self._pending[bucket] = []
                 return self._collate(pending, bucket)
-
-    def _drop(self, item: _Tokenised):
-        self.dropped += 1
-        if self.dropped == self._read >= self._size:
-            raise InputError(
-                f"every example is too long; the last, {item.example.id}, has {len(item.prompt)} prompt tokens and "
-                f"{len(item.completion)} completion tokens, while data.prompt_buckets ends at {self._buckets[-1]} and "
-                f"data.completion_length is {self._room}."
-            )
 
     def _collate(self, items: Sequence[_Tokenised], bucket: int) -> Batch:
         return Batch(
@@ -130,7 +136,7 @@ class Batches(Iterator[Batch]):
     def get_state(self) -> dict[str, Any]:
         """The position as JSON: what was read, and what waits in the buckets for a full batch."""
         pending = {str(bucket): [item.index for item in items] for bucket, items in self._pending.items()}
-        return {"reader": self._reader.get_state(), "pending": pending, "read": self._read, "dropped": self.dropped}
+        return {"reader": self._reader.get_state(), "pending": pending, "dropped": self.dropped}
 
     def set_state(self, state: dict[str, Any]):
         """Go back to a saved position."""
@@ -138,7 +144,7 @@ class Batches(Iterator[Batch]):
         self._pending = {
             bucket: [self._tokenised[index] for index in state["pending"][str(bucket)]] for bucket in self._buckets
         }
-        self._read, self.dropped = state["read"], state["dropped"]
+        self.dropped = state["dropped"]
 
 
 def bucket_of(length: int, buckets: Sequence[int]) -> int | None:
