@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from jaxfc.config import Prompt
 from jaxfc.data.example import Example
 
 THINK, END_THINK, ANSWER, END_ANSWER = "<think>", "</think>", "<answer>", "</answer>"
+_MARKUP, _ESCAPED = re.compile(r"<(?=\||/?(think|answer)>)"), r"\\x3c"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +39,19 @@ class Tokenizer:
         """Load the tokenizer of a Hugging Face directory.
 
         Raises:
-            InputError: there is none, it has no chat template, or it is not a byte-level BPE.
+            InputError: there is none, it is damaged, it has no chat template, or it is not a byte-level BPE.
         """
         # Without this, transformers says at every start that PyTorch, which is not needed, is not there.
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         from transformers import PreTrainedTokenizerFast
 
-        if not (Path(folder) / "tokenizer.json").is_file():
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
             raise InputError(f"{folder}: no tokenizer.json; a model directory holds its tokenizer.")
+        try:
+            json.loads(path.read_bytes())
+        except ValueError as error:
+            raise InputError(f"{path}: no JSON ({error}); the file is damaged or was cut short.") from error
         # Not AutoTokenizer: by the model's type it picks a class that may rebuild the tokenizer and add tokens to it.
         self._hf = PreTrainedTokenizerFast.from_pretrained(str(folder))
         if not self._hf.chat_template:
@@ -145,12 +152,16 @@ def _default_thought(example: Example) -> str:
 
 
 def calls_text(calls: Sequence[Call]) -> str:
-    """The calls as Python source: `[f(a=1, b='x'), ...]`."""
+    """The calls as Python source: `[f(a=1, b='x'), ...]`.
+
+    A tag inside a value, or what starts like a special token, is written with an escape (`\\x3cthink>`) and stays text.
+    """
     return f"[{', '.join(_call_text(call) for call in calls)}]"
 
 
 def _call_text(call: Call) -> str:
-    return f"{call.name}({', '.join(f'{name}={value!r}' for name, value in call.arguments.items())})"
+    arguments = (f"{name}={_MARKUP.sub(_ESCAPED, repr(value))}" for name, value in call.arguments.items())
+    return f"{call.name}({', '.join(arguments)})"
 
 
 def read_completion(data: bytes, prompt: Prompt) -> Completion:
