@@ -42,3 +42,19 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is not on this machine; it holds data too large for the repository")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def seed_tokenizer(tmp_path_factory):
+    """A tokenizer made the way the seed model's is."""
+    import tiny
+
+    return tiny.seed_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def qwen(shared):
+    """The Qwen2.5 tokenizer, to which <think> is three tokens."""
+    from jaxfc.data.prompts import Tokenizer
+
+    return Tokenizer(shared / "data" / "tokenizer" / "qwen")
