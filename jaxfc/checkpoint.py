@@ -9,6 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxfc.command import InputError
+from jaxfc.files import OutputError
 from jaxfc.types import TrainState
 
 
@@ -28,15 +29,19 @@ class Checkpoints:
             meta: what the run is of: digests of its model and of its config. Saved with each checkpoint.
 
         Raises:
-            InputError: the folder cannot be written, or the latest checkpoint in it has another `meta`.
+            InputError: the latest checkpoint in the folder has another `meta`.
+            OutputError: the folder cannot be written.
         """
         logging.getLogger("absl").addFilter(_not_from_orbax)
         self.folder, self.meta = folder.absolute(), meta
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(),
+            "position": ocp.JsonCheckpointHandler(),
+            "meta": ocp.JsonCheckpointHandler(),
+        }
         with self._writing():
-            self._manager = ocp.CheckpointManager(
-                self.folder, options=options, item_names=("state", "position", "meta")
-            )
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
         if (step := self.latest()) is not None:
             self._check_meta(step)
 
@@ -55,7 +60,7 @@ class Checkpoints:
             position: the place in the data and the counters, the same on every process, as JSON holds it.
 
         Raises:
-            InputError: this checkpoint or the last one could not be written. Those that were complete still are.
+            OutputError: this checkpoint or the last one could not be written. Those that were complete still are.
         """
         items = {
             "state": ocp.args.StandardSave(state),
@@ -95,7 +100,7 @@ class Checkpoints:
         """Wait until the last checkpoint is complete, and let go of the folder.
 
         Raises:
-            InputError: it could not be written.
+            OutputError: it could not be written.
         """
         with self._writing():
             self._manager.wait_until_finished()
@@ -138,7 +143,7 @@ class Checkpoints:
             # TensorStore reports what the file system refused as a ValueError that names the system's error code.
             if not isinstance(error, OSError) and "os_error_code" not in str(error):
                 raise
-            raise InputError(
+            raise OutputError(
                 f"{self.folder}: a checkpoint could not be written ({error}). Those before it are complete; "
                 "make room or give another folder, and the run goes on from the latest."
             ) from None

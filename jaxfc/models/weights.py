@@ -1,10 +1,12 @@
 """Hugging Face model directories to parameters and back: read tensor by tensor into shards, written whole."""
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from jaxfc.command import InputError
+from jaxfc.files import explain_failure, sha256_of
 from jaxfc.models.decoder import Decoder, DecoderConfig
 from jaxfc.models.tensors import (
     CONFIG,
@@ -129,18 +132,15 @@ def save_model(
         dtype: of the tensors.
 
     Raises:
-        InputError: `folder` holds something that is no model, or cannot be written.
+        InputError: `folder` holds something that is no model.
+        OutputError: it could not be written; what was there before stays.
     """
     if folder.exists() and not (folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.iterdir()))):
         raise InputError(f"{folder}: is there already and is no model directory; give a path that is free.")
     tensors = _on_host(params, config, dtype)
     if jax.process_index() == 0:
-        try:
+        with explain_failure(folder, "write the model in"):
             _write_directory(folder, tensors, _config_fields(config, source, dtype), source)
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"{folder}: the model could not be written ({error}); nothing was changed there."
-            ) from None
     multihost_utils.sync_global_devices(f"saved {folder}")
 
 
@@ -150,8 +150,7 @@ def digest_of(folder: Path) -> str:
     for path in (folder / CONFIG, *weight_files(folder)):
         if not path.is_file():
             raise InputError(f"{path}: no such file, but it belongs to the model.")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(sha256_of(path).encode())
     return digest.hexdigest()
 
 
@@ -278,12 +277,21 @@ def _special_tokens(source: Path) -> dict[str, int]:
     return {f"{kind}_token_id": ids[token] for kind, token in special.items() if token in ids}
 
 
+def _write_tensors(path: Path, tensors: dict[str, np.ndarray]):
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # What the system refused comes as text: "I/O error: No space left on device (os error 28)".
+        code = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(code[1]) if code else errno.EIO, str(error)) from None
+
+
 def _write_directory(folder: Path, tensors: dict[str, np.ndarray], fields: dict[str, Any], source: Path):
     folder = folder.resolve()
     new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("new", "old"))
     try:
         new.mkdir(parents=True)
-        save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
+        _write_tensors(new / WEIGHTS, tensors)
         (new / CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for name in COPIED:
             if (source / name).is_file():
