@@ -10,7 +10,9 @@ TILE_NUMBERS = 2**24
 """Logits held at once: a tile has as many tokens as fit (64 MiB in float32)."""
 
 
-def sampled_logits(logits: Float[Array, "N V"], sampling: Sampling, vocabulary: int) -> Float[Array, "N V"]:
+def sampled_logits(
+    logits: Float[Array, "N V"], sampling: Sampling, vocabulary: int, drawn: Int[Array, " N"] | None = None
+) -> Float[Array, "N V"]:
     """The logits of the distribution that is sampled: tempered, cut to top-k and top-p, without padded entries.
 
     What cannot be drawn is -inf. The sampler draws from this and `token_scores` measures it, so both agree on what a
@@ -20,16 +22,18 @@ def sampled_logits(logits: Float[Array, "N V"], sampling: Sampling, vocabulary: 
         logits: of the model, float32.
         sampling: `temperature`, `top_k` and `top_p`.
         vocabulary: tokens that exist; later columns only pad the matrix.
+        drawn: the tokens that were drawn, which the cut then keeps: rounding, an update or another model's opinion can
+            move one out of it, and of a probability of 0 neither ratio nor divergence would be finite.
     """
     size = logits.shape[1]
     if vocabulary < size:
         logits = jnp.where(jnp.arange(size) < vocabulary, logits, -jnp.inf)
     logits = logits / jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)
     active = (sampling.top_k > 0) | (sampling.top_p < 1)
-    return jax.lax.cond(active, _truncate, lambda logits, _: logits, logits, sampling)
+    return jax.lax.cond(active, _truncate, lambda logits, *_: logits, logits, sampling, drawn)
 
 
-def _truncate(logits: Float[Array, "N V"], sampling: Sampling) -> Float[Array, "N V"]:
+def _truncate(logits: Float[Array, "N V"], sampling: Sampling, drawn: Int[Array, " N"] | None) -> Float[Array, "N V"]:
     """Keep the top_k likeliest tokens, and of those the fewest that have probability top_p together."""
     falling = jnp.sort(jax.lax.stop_gradient(logits), axis=1, descending=True)
     rank = jnp.arange(logits.shape[1])
@@ -38,8 +42,10 @@ def _truncate(logits: Float[Array, "N V"], sampling: Sampling) -> Float[Array, "
     before = jnp.cumsum(probabilities, axis=1) - probabilities
     # The likeliest token stays whatever top_p is, or a row would have nothing to draw.
     kept = (jnp.isfinite(falling) & (before < sampling.top_p)) | (rank == 0)
-    threshold = jnp.min(jnp.where(kept, falling, jnp.inf), axis=1, keepdims=True)
-    return jnp.where(logits >= threshold, logits, -jnp.inf)
+    possible = logits >= jnp.min(jnp.where(kept, falling, jnp.inf), axis=1, keepdims=True)
+    if drawn is not None:
+        possible |= jnp.arange(logits.shape[1]) == drawn[:, None]
+    return jnp.where(possible, logits, -jnp.inf)
 
 
 def logit_scores(
@@ -48,9 +54,8 @@ def logit_scores(
     """Log-probability of each token and entropy of its distribution, in nats. -inf marks what cannot be drawn."""
     normalizer = jax.nn.logsumexp(logits, axis=1)
     chosen = jnp.take_along_axis(logits, tokens[:, None], axis=1)[:, 0]
-    possible = jnp.isfinite(logits)
-    finite = jnp.where(possible, logits, 0.0)
-    probabilities = jnp.where(possible, jnp.exp(finite - normalizer[:, None]), 0.0)
+    probabilities = jnp.exp(logits - normalizer[:, None])
+    finite = jnp.where(jnp.isfinite(logits), logits, 0.0)
     return chosen - normalizer, normalizer - (probabilities * finite).sum(axis=1)
 
 
@@ -83,7 +88,7 @@ def token_scores(
     @jax.checkpoint
     def score_tile(tile):
         hidden, tokens = tile
-        return logit_scores(sampled_logits(head_logits(hidden, head), sampling, vocabulary), tokens)
+        return logit_scores(sampled_logits(head_logits(hidden, head), sampling, vocabulary, tokens), tokens)
 
     count, width = tokens.size, hidden.shape[-1]
     size = min(count, max(1, TILE_NUMBERS // head.shape[1]))

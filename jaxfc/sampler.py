@@ -92,7 +92,8 @@ def make_sampler(decoder: Decoder, mesh: Mesh, *, group_size: int, length: int, 
             )
 
         end = jax.lax.while_loop(unfinished, advance, progress)
-        return Rollouts(prompts, end.tokens.T, end.lengths, ~end.running, TokenScores(end.logprobs.T, end.entropies.T))
+        ended = ~end.running & (end.lengths > 0)
+        return Rollouts(prompts, end.tokens.T, end.lengths, ended, TokenScores(end.logprobs.T, end.entropies.T))
 
     return jax.jit(sample, out_shardings=rows(mesh))
 

@@ -69,7 +69,7 @@ class Rollouts(NamedTuple):
     lengths: Int[Array, " B"]
     """Tokens sampled, the stop token included."""
     ended: Bool[Array, " B"]
-    """False: cut at the token limit."""
+    """False: cut at the token limit, or of a row that only fills the batch."""
     scores: TokenScores
 
 

@@ -140,7 +140,7 @@ def tools_and_calls(draw):
     return ("m.f", "", properties, tuple(sorted(required))), ("m.f", arguments)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(tools_and_calls())
 def test_a_call_that_fits_its_schema_matches_its_own_accepted_form(case):
     tool, call = Tool(*case[0]), Call(*case[1])
@@ -176,7 +176,7 @@ KINDS = st.sampled_from(["string", "integer", "float", "boolean", "array", "tupl
 ODD = JSON | st.sampled_from([10**400, 1e999, b"a", 1j, (1,), {1, 2}, {(1,): 2}, float("nan"), [{}], [{"k": "v"}], "k"])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(KINDS, st.none() | KINDS, ACCEPTED, ODD)
 def test_no_value_raises(kind, item, values, value):
     tool = Tool("f", "", {"x": {"type": kind} | ({"items": {"type": item}} if item else {})}, ())

@@ -35,10 +35,8 @@ def weather_example(city: str = "Paris", *, calls: bool = True) -> Example:
     """A query with one tool, which serves it or does not."""
     tool = Tool("weather", "", {"city": {"type": "string"}, "days": {"type": "integer"}}, ("city",))
     accepted = accepted_from_bfcl([{"weather": {"city": [city], "days": [3]}}] if calls else [])
-    messages = ({"role": "user", "content": f"Three days of weather in {city}?"},)
-    return Example(
-        id=f"weather-{city}", messages=messages, tools=(tool,), accepted=accepted, thought="weather: weather"
-    )
+    query = {"role": "user", "content": f"Three days of weather in {city}?"}
+    return Example(id=city, messages=(query,), tools=(tool,), accepted=accepted, thought="weather: weather")
 
 
 def one_device():

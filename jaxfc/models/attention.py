@@ -55,22 +55,22 @@ def attend(
     prompts, group, length, heads, width = q.shape
     kv_heads = k.shape[3]
     q = (q * width**-0.5).reshape(prompts, group, length, kv_heads, heads // kv_heads, width)
-    scores = jnp.einsum("pgtkrd,pgukd->pkgtru", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("pgtkrd,pgukd->pgktru", q, k, preferred_element_type=jnp.float32)
     scores = jnp.where(mask[:, None, :], scores, -jnp.inf)
-    top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    top = jax.lax.stop_gradient(scores.max(axis=-1))
     if shared is not None:
         prompt_k, prompt_v = shared
         prompt_scores = jnp.einsum("pgtkrd,pskd->pkgtrs", q, prompt_k, preferred_element_type=jnp.float32)
         prompt_scores = jnp.where(seen[:, None, None, None, None], prompt_scores, -jnp.inf)
-        top = jnp.maximum(top, jax.lax.stop_gradient(prompt_scores.max(axis=-1, keepdims=True)))
-    weights = jnp.exp(scores - top)
+        top = jnp.maximum(top, jax.lax.stop_gradient(prompt_scores.max(axis=-1)).swapaxes(1, 2))
+    weights = jnp.exp(scores - top[..., None])
     total = weights.sum(axis=-1)
-    out = jnp.einsum("pkgtru,pgukd->pgtkrd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    out = jnp.einsum("pgktru,pgukd->pgtkrd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     if shared is not None:
-        weights = jnp.exp(prompt_scores - top)
-        total = total + weights.sum(axis=-1)
-        out = out + jnp.einsum(
-            "pkgtrs,pskd->pgtkrd", weights.astype(v.dtype), prompt_v, preferred_element_type=jnp.float32
-        )
-    out = out / jnp.transpose(total, (0, 2, 3, 1, 4))[..., None]
+        weights = jnp.exp(prompt_scores - top.swapaxes(1, 2)[..., None])
+        total = total + weights.sum(axis=-1).swapaxes(1, 2)
+        weights = weights.astype(v.dtype)
+        out = out + jnp.einsum("pkgtrs,pskd->pgtkrd", weights, prompt_v, preferred_element_type=jnp.float32)
+    # [P, G, K, T, R] -> [P, G, T, K, R]
+    out = out / total.swapaxes(2, 3)[..., None]
     return out.reshape(prompts, group, length, heads, width).astype(q.dtype)
