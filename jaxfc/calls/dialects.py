@@ -117,12 +117,10 @@ def _read_type(text: str, where: str, depth: int) -> dict[str, Any]:
     head, bracket, rest = text.strip().partition("[")
     word = head.strip().rpartition(".")[2].lower()
     kind = TYPE_OF_WORD.get(word, "any")
-    texts = (
-        split_outside_brackets(rest.removesuffix("]"), ",")
-        if bracket and kind != "string" and word != "literal"
-        else []
-    )
-    arguments = [_read_type(argument, where, depth + 1) for argument in texts if argument not in ("", "...")]
+    # What stands in the brackets of Callable and Literal is no type of a value.
+    inside = rest.removesuffix("]") if bracket and kind != "string" and word != "literal" else ""
+    texts = [argument for argument in split_outside_brackets(inside, ",") if argument not in ("", "...")]
+    arguments = [_read_type(argument, where, depth + 1) for argument in texts]
     if word in ("optional", "union"):
         return _union(arguments)
     if kind in ("array", "tuple"):
@@ -166,7 +164,12 @@ def split_outside_brackets(text: str, separator: str) -> list[str]:
 
 def show(value: Any) -> str:
     """A value for a message, cut short."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        return "an integer too long to print"
+    except RecursionError:
+        return f"a {type(value).__name__} nested too deep to print"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxfc.calls.dialects import show
 from jaxfc.calls.parse import ParseError, Syntax, find_calls, parse_calls
 from jaxfc.calls.schema import AcceptedCall, Call, Tool
 
@@ -94,7 +95,7 @@ def match_calls(calls: Sequence[Call], tools: Sequence[Tool], accepted: Sequence
 
 def _match_call(call: Call, tool: Tool, expected: AcceptedCall) -> Verdict:
     if call.name != tool.name:
-        return Verdict(False, "name", f"{_show(call.name)} is called, {tool.name} expected")
+        return Verdict(False, "name", f"{show(call.name)} is called, {tool.name} expected")
     for name in tool.required:
         if name not in call.arguments:
             return Verdict(False, "missing required", f"{tool.name} lacks {name}")
@@ -103,7 +104,7 @@ def _match_call(call: Call, tool: Tool, expected: AcceptedCall) -> Verdict:
             return Verdict(False, "unexpected argument", f"{tool.name} is given {name}")
         fault = _fault(value, tool.properties[name], expected.arguments[name])
         if fault:
-            return Verdict(False, fault, f"{tool.name}.{name} is {_show(value)}")
+            return Verdict(False, fault, f"{tool.name}.{name} is {show(value)}")
     for name, values in expected.arguments.items():
         if name not in call.arguments and "" not in values:
             return Verdict(False, "missing optional", f"{tool.name} lacks {name}")
@@ -212,11 +213,3 @@ def _members_fault(value: dict[Any, Any], accepted: dict[Any, Any]) -> str:
 def _choices(choices: Any) -> Sequence[Any]:
     """The accepted values of a dict's key; nothing is right where the data has none in that place."""
     return choices if isinstance(choices, str | list | tuple) else ()
-
-
-def _show(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:
-        return "an integer too long to print"
-    return text if len(text) <= 60 else f"{text[:57]}..."

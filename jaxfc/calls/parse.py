@@ -7,6 +7,7 @@ import threading
 import warnings
 from typing import Any, ClassVar
 
+from jaxfc.calls.dialects import show
 from jaxfc.calls.operators import Evaluator, OperatorError, TooLargeError
 from jaxfc.calls.schema import Call
 
@@ -101,7 +102,7 @@ def parse_calls(text: str, syntax: Syntax = Syntax.STRICT) -> list[Call]:
         raise ParseError("parse: too long", f"{len(text)} characters; at most {syntax.max_characters} are read")
     source = _with_brackets(text) if syntax.lenient else text.strip(" \n")
     if not (source.startswith("[") and source.endswith("]")):
-        raise ParseError("parse: not a list of calls", f"no square brackets around {_excerpt(source)}")
+        raise ParseError("parse: not a list of calls", f"no square brackets around {show(source)}")
     _check_depth(source, syntax.max_depth)
     tree = _syntax_tree(source)
     if not isinstance(tree, ast.List):
@@ -238,7 +239,7 @@ class _Reader:
             except TypeError:
                 raise ParseError("parse: value", f"a {type(key).__name__} cannot be the key of a dict") from None
             if repeated and not self._syntax.lenient:
-                raise ParseError("parse: duplicate key", f"{_excerpt(str(key))} in a dict")
+                raise ParseError("parse: duplicate key", f"{show(key)} in a dict")
         return result
 
     def _negated(self, node: ast.UnaryOp, value: Any) -> Any:
@@ -277,7 +278,3 @@ def _source(node: ast.expr) -> str:
         return ast.unparse(node)
     except ValueError as error:
         raise ParseError("parse: value", f"{type(node).__name__}: {error}") from None
-
-
-def _excerpt(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
