@@ -49,8 +49,8 @@ def table(results: dict) -> str:
     seconds = ", ".join(f"{phase} {mean[f'seconds/{phase}']:.0f} s" for phase in phases)
     head = (
         f"Greedy exact accuracy of the quickstart on 400 tasks whose tools and values training never shows, mean of "
-        f"{egpo['runs']} seeds (gains {gains}). The control deals the same rewards out at random, {control['runs']} run. "
-        "Made by `scripts/measure_quickstart.py`."
+        f"{egpo['runs']} seeds (gains {gains}). The control, {control['runs']} run, deals the same rewards out at "
+        "random. Made by `scripts/measure_quickstart.py`."
     )
     foot = (
         f"`reward/mean` {mean['reward/mean/first']:.2f} in the first step, {mean['reward/mean/last']:.2f} in the last; "

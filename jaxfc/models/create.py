@@ -12,11 +12,10 @@ from jaxfc.types import Params
 END, PAD = "<|end|>", "<|endoftext|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message.role }}|>{{ message.content or '' }}"
-    "{% for call in message.tool_calls or [] %}{{ (call.function or call) | tojson }}{% endfor %}" + END + "{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
+CHAT_TEMPLATE = """\
+{% for message in messages %}<|{{ message.role }}|>{{ message.content or '' }}\
+{% for call in message.tool_calls or [] %}{{ (call.function or call) | tojson }}{% endfor %}<|end|>{% endfor %}\
+{% if add_generation_prompt %}<|assistant|>{% endif %}"""
 PIECES = r"[A-Za-z]+|[0-9]|\s|[^A-Za-z0-9\s]+"
 """Tokens never cross from one of these to the next: a name has the same tokens in a schema, a query and a call."""
 
