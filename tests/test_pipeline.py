@@ -1,0 +1,134 @@
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+from tiny import SEED_PROMPT, weather_example
+
+from jaxfc.command import InputError
+from jaxfc.config import Careless, Data, Tasks
+from jaxfc.data.pipeline import Batches, TaskSource, bucket_of, open_examples, pad_prompts
+from jaxfc.data.prompts import completion_tokens, prompt_tokens
+from jaxfc.data.tasks import generate
+
+BATCH = 4
+DATA = Data(tasks=Tasks(count=24), prompt_buckets=(64, 96, 160), completion_length=128)
+
+
+@pytest.fixture
+def batches(seed_tokenizer):
+    def make(data=DATA, *, seed=0, batch=BATCH, examples=None):
+        examples = open_examples(data) if examples is None else examples
+        return Batches(examples, data, SEED_PROMPT, seed_tokenizer, batch=batch, seed=seed)
+
+    return make
+
+
+def ids(batch):
+    return [example.id for example in batch.examples]
+
+
+def take(iterator, count):
+    return list(itertools.islice(iterator, count))
+
+
+def assert_same(one, other):
+    assert ids(one) == ids(other)
+    for a, b in zip((*one.prompts, *one[2:]), (*other.prompts, *other[2:]), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_same_seed_gives_the_same_batches_and_another_seed_others(batches):
+    first, again, other = (take(batches(seed=seed), 12) for seed in (3, 3, 4))
+    for one, two in zip(first, again, strict=True):
+        assert_same(one, two)
+    assert list(map(ids, first)) != list(map(ids, other))
+
+
+@pytest.mark.parametrize("seen", [0, 1, 7])
+def test_a_saved_position_goes_on_exactly_with_what_waits_in_the_buckets(batches, seen):
+    original = batches()
+    take(original, seen)
+    state = json.loads(json.dumps(original.get_state()))
+    if seen:
+        assert sum(map(len, state["pending"].values())) > 0, "nothing waits; choose another place"
+    resumed, behind = batches(), batches(seed=99)
+    take(resumed, 3)
+    for one in (resumed, behind):
+        one.set_state(state)
+    expected = take(original, 8)
+    for one, two in zip(expected, take(resumed, 8), strict=True):
+        assert_same(one, two)
+    assert resumed.get_state() == original.get_state() and resumed.dropped == original.dropped
+
+
+def test_every_row_is_its_examples_tokens_padded_to_the_smallest_bucket_that_holds_them(batches, seed_tokenizer):
+    used = set()
+    for batch in take(batches(), 12):
+        bucket = batch.prompts.tokens.shape[1]
+        used.add(bucket)
+        assert len(batch.examples) == BATCH and batch.completions.shape == (BATCH, DATA.completion_length)
+        for row, example in enumerate(batch.examples):
+            prompt = prompt_tokens(example, seed_tokenizer, SEED_PROMPT)
+            completion = completion_tokens(example, seed_tokenizer, SEED_PROMPT)
+            assert bucket == bucket_of(len(prompt), DATA.prompt_buckets)
+            assert batch.prompts.tokens[row].tolist() == prompt + [0] * (bucket - len(prompt))
+            assert batch.completions[row].tolist() == completion + [0] * (DATA.completion_length - len(completion))
+            assert (batch.prompts.lengths[row], batch.lengths[row]) == (len(prompt), len(completion))
+    assert len(used) > 1
+
+
+def test_every_example_is_read_once_an_epoch_and_each_epoch_has_its_own_order(batches):
+    one_bucket = dataclasses.replace(DATA, prompt_buckets=(256,))
+    read = [name for batch in take(batches(one_bucket), 3 * 6) for name in ids(batch)]
+    epochs = [read[:24], read[24:48], read[48:]]
+    assert all(sorted(epoch) == sorted(epochs[0]) and len(set(epoch)) == 24 for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_without_shuffling_the_order_is_the_sources(batches):
+    data = dataclasses.replace(DATA, prompt_buckets=(256,), shuffle=False)
+    read = [name for batch in take(batches(data), 12) for name in ids(batch)]
+    assert read == [f"task-0-train-{index}" for index in range(24)] * 2
+
+
+def test_the_teacher_turns_careless_where_the_settings_say():
+    careless = Careless(invented_call=1.0, lost_call=1.0, after=12)
+    source = TaskSource(Tasks(count=24, careless=careless))
+    assert [source[index] for index in range(12)] == [generate(0, "train", index) for index in range(12)]
+    spoiled = [source[index] for index in range(12, 24)]
+    assert spoiled == [generate(0, "train", index, careless) for index in range(12, 24)]
+    assert all(len(example.accepted) == 1 for example in spoiled if example.kind == "none")
+
+
+def test_what_is_too_long_is_left_out_and_counted(batches, seed_tokenizer):
+    examples = [weather_example(), weather_example("x" * 300), weather_example("Rome")]
+    long_answer = dataclasses.replace(weather_example("Oslo"), thought="hm " * 200)
+    stream = batches(batch=2, examples=[*examples, long_answer])
+    assert [sorted(ids(batch)) for batch in take(stream, 4)] == [["Paris", "Rome"]] * 4
+    # Four epochs of two such examples, perhaps with the last of the fourth still unread.
+    assert 6 <= stream.dropped <= 8
+    assert len(prompt_tokens(examples[1], seed_tokenizer, SEED_PROMPT)) > DATA.prompt_buckets[-1]
+    assert len(completion_tokens(long_answer, seed_tokenizer, SEED_PROMPT)) > DATA.completion_length
+
+
+def test_buckets_that_no_example_fits_are_refused_at_once_with_the_shortest(batches):
+    with pytest.raises(InputError, match=r"none of the first 2 .* xxx\w*, has \d+ prompt tokens .* ends at 160 .* 128"):
+        batches(examples=[weather_example("y" * 400), weather_example("x" * 300)])
+
+
+def test_an_empty_set_is_refused(batches):
+    with pytest.raises(InputError, match="no examples"):
+        batches(examples=[])
+
+
+@pytest.mark.parametrize(("length", "bucket"), [(1, 64), (64, 64), (65, 96), (160, 160), (161, None)])
+def test_a_prompt_goes_to_the_smallest_bucket_that_holds_it(length, bucket):
+    assert bucket_of(length, (64, 96, 160)) == bucket
+
+
+def test_prompts_are_padded_on_the_right_with_their_lengths_beside_them():
+    tokens, lengths = pad_prompts([[5, 0], [], [7, 8, 9]], 4)
+    assert tokens.tolist() == [[5, 0, 0, 0], [0, 0, 0, 0], [7, 8, 9, 0]] and lengths.tolist() == [2, 0, 3]
+    assert tokens.dtype == lengths.dtype == np.int32

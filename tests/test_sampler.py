@@ -1,0 +1,250 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import DECODER, VOCABULARY, array_shapes, one_device, plain_hidden, ragged_prompts, tiny_params
+
+from jaxfc.learner import make_score
+from jaxfc.logprobs import length_mask
+from jaxfc.models.decoder import Decoder
+from jaxfc.sampler import make_sampler, make_sampling
+from jaxfc.types import Prompts
+
+PROMPT_LENGTHS = (9, 1, 13, 6)
+S, G, T, V = 13, 3, 11, DECODER.config.vocab_size
+STOPS = (0, 4, 9, 14, 20, 31)
+"""Many, so that completions end at many places. The first is also what arrays are padded with."""
+
+
+@functools.cache
+def sampler():
+    """The one compiled sampler of these tests; every setting is an argument of it."""
+    return make_sampler(DECODER, one_device(), group_size=G, length=T, vocabulary=VOCABULARY)
+
+
+@functools.cache
+def scorer():
+    return make_score(DECODER, one_device(), vocabulary=VOCABULARY)
+
+
+def settings(**changed):
+    return make_sampling(**{"temperature": 1.0, "stop_tokens": STOPS, "max_tokens": T} | changed)
+
+
+def draw(*, prompts=None, key=0, **changed):
+    prompts = ragged_prompts(PROMPT_LENGTHS, S) if prompts is None else prompts
+    return sampler()(tiny_params(), prompts, jax.random.key(key), settings(**changed))
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+def mask_of(rollouts):
+    return np.asarray(length_mask(rollouts.lengths, rollouts.tokens.shape[1]))
+
+
+def plain_logits(rollouts):
+    """Logits of the tokens that exist, [B, T, V], from a full forward pass over each row by itself."""
+    hidden = plain_hidden(tiny_params(), rollouts.prompts, rollouts.tokens)
+    return np.asarray(hidden @ DECODER.head(tiny_params()), np.float64)[..., :VOCABULARY]
+
+
+# What is drawn
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"temperature": 0.7}, {"top_p": 0.8, "top_k": 5}, {"temperature": 0.7, "top_p": 0.6}, {"temperature": 0.0}],
+    ids=str,
+)
+def test_sampler_and_trainer_agree_on_logprobs_and_entropies(changed):
+    rollouts = draw(**changed)
+    scores = scorer()(tiny_params(), rollouts, settings(**changed))
+    mask = mask_of(rollouts)
+    assert len(set(rollouts.lengths.tolist())) > 2, "completions are not ragged"
+    for sampled, measured in zip(rollouts.scores, scores, strict=True):
+        assert np.isfinite(sampled).all()
+        assert np.abs(np.where(mask, sampled - measured, 0)).max() < 1e-4
+    if not changed:
+        # Against the log-softmax of a plain forward pass, in float64.
+        logits = plain_logits(rollouts)
+        logprobs = logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))
+        chosen = np.take_along_axis(logprobs, np.asarray(rollouts.tokens)[..., None], axis=2)[..., 0]
+        entropies = -(np.exp(logprobs) * logprobs).sum(axis=2)
+        np.testing.assert_allclose(rollouts.scores.logprobs[mask], chosen[mask], atol=1e-4)
+        np.testing.assert_allclose(rollouts.scores.entropies[mask], entropies[mask], atol=1e-4)
+
+
+def test_greedy_is_the_argmax_of_a_full_forward_pass():
+    rollouts = draw(temperature=0.0)
+    likeliest = plain_logits(rollouts).argmax(axis=2)
+    np.testing.assert_array_equal(rollouts.tokens[mask_of(rollouts)], likeliest[mask_of(rollouts)])
+    # The rollouts of a group are then equal.
+    groups = rollouts.tokens.reshape(-1, G, T)
+    assert (groups == groups[:, :1]).all() and len(np.unique(groups[:, 0], axis=0)) > 1
+
+
+def test_the_key_decides_what_is_drawn():
+    assert same(draw(key=1), draw(key=1))
+    one, other = draw(key=1), draw(key=2)
+    assert not np.array_equal(one.tokens, other.tokens)
+    # Neither equal prompts nor the rollouts of one share their random numbers. A token that does not exist never stops.
+    prompts = Prompts(jnp.tile(ragged_prompts((9,), S).tokens, (4, 1)), jnp.full(4, 9, jnp.int32))
+    endless = draw(prompts=prompts, stop_tokens=(VOCABULARY,) * len(STOPS))
+    assert len(np.unique(endless.tokens, axis=0)) == 4 * G
+
+
+@pytest.mark.parametrize("changed", [{}, {"temperature": 0.7}, {"top_k": 6}, {"top_p": 0.5}], ids=str)
+def test_tokens_are_drawn_as_often_as_the_distribution_says(changed):
+    rows, sample = 4096, make_sampler(DECODER, one_device(), group_size=4096, length=1, vocabulary=VOCABULARY)
+    prompts = ragged_prompts((8,), 8)
+    tokens = np.asarray(sample(tiny_params(), prompts, jax.random.key(5), settings(**changed)).tokens[:, 0])
+    hidden = plain_hidden(tiny_params(), prompts, jnp.zeros((1, 1), jnp.int32))[0, 0]
+    logits = np.asarray(hidden @ DECODER.head(tiny_params()), np.float64)[:VOCABULARY]
+    p = np.exp(logits / changed.get("temperature", 1.0))
+    order = np.argsort(-p)
+    keep = changed.get("top_k") or 1 + np.searchsorted(np.cumsum(p[order]) / p.sum(), changed.get("top_p", 1.0))
+    p[order[keep:]] = 0
+    p /= p.sum()
+    counts = np.bincount(tokens, minlength=VOCABULARY)
+    assert len(counts) == VOCABULARY and not counts[p == 0].any()
+    # Chi-square has mean n and variance 2 n; five standard deviations above is too much.
+    expected, freedom = rows * p[p > 0], np.count_nonzero(p) - 1
+    assert ((counts[p > 0] - expected) ** 2 / expected).sum() < freedom + 5 * np.sqrt(2 * freedom)
+
+
+# Settings of a live sampler
+
+
+def test_every_setting_takes_effect_on_a_live_sampler_without_a_compile():
+    free, greedy = draw(), draw(temperature=0.0)
+    programs = sampler()._cache_size()
+    assert programs == 1
+    assert not np.array_equal(free.tokens, greedy.tokens)
+    # A lone choice is the likeliest token, whatever the temperature; its logprob is then 0, and not 0 when greedy.
+    for only_one in (draw(top_k=1), draw(top_p=1e-6), draw(temperature=1e-4)):
+        np.testing.assert_array_equal(only_one.tokens, greedy.tokens)
+        np.testing.assert_allclose(only_one.scores, 0, atol=1e-6)
+    assert (greedy.scores.logprobs[mask_of(greedy)] < -1e-3).all()
+    hot = draw(temperature=5.0)
+    assert hot.scores.entropies.sum() / hot.lengths.sum() > free.scores.entropies.sum() / free.lengths.sum()
+    short = draw(max_tokens=2)
+    assert short.lengths.max() == 2
+    np.testing.assert_array_equal(short.tokens[:, :2], free.tokens[:, :2])
+    stopped = draw(stop_tokens=(int(free.tokens[0, 0]),) * len(STOPS))
+    assert stopped.lengths[0] == 1 and stopped.ended[0] and not np.array_equal(stopped.lengths, free.lengths)
+    assert draw(max_tokens=10**6).lengths.max() <= T
+    assert sampler()._cache_size() == programs
+
+
+# Where completions end
+
+
+def test_a_completion_is_all_up_to_its_first_stop_token_and_that_belongs_to_it():
+    rollouts = draw()
+    tokens, logprobs, entropies = (np.asarray(a) for a in (rollouts.tokens, *rollouts.scores))
+    for row, (length, ended) in enumerate(zip(rollouts.lengths.tolist(), rollouts.ended.tolist(), strict=True)):
+        is_stop = np.isin(tokens[row, :length], STOPS)
+        assert not is_stop[:-1].any() and is_stop[-1] == ended
+        assert ended or length == T
+        # It was drawn like any other token, and nothing comes after it.
+        assert (logprobs[row, :length] < 0).all() and (entropies[row, :length] > 0).all()
+        assert not tokens[row, length:].any() and not logprobs[row, length:].any() and not entropies[row, length:].any()
+    assert 0 < rollouts.ended.sum() < len(tokens), "some must end and some be cut"
+
+
+def test_a_stop_token_as_the_last_that_fits_ends_the_completion():
+    lengths = np.asarray(draw().lengths)
+    row = int(np.argmax(lengths < T))
+    cut = draw(max_tokens=int(lengths[row]))
+    assert cut.ended[row] and cut.lengths[row] == lengths[row]
+    shorter = draw(max_tokens=int(lengths[row]) - 1)
+    assert not shorter.ended[row]
+
+
+def test_a_prompt_may_hold_and_end_with_the_token_that_pads_and_stops():
+    # Token 0 pads, is real here, and is a stop token: only lengths say which.
+    tokens = jnp.zeros((4, S), jnp.int32).at[:, :3].set(jnp.array([5, 0, 7]))
+    prompts = Prompts(tokens, jnp.array([3, 4, 5, 13]))
+    rollouts = draw(prompts=prompts, stop_tokens=(0,) * len(STOPS))
+    scores = scorer()(tiny_params(), rollouts, settings())
+    mask = mask_of(rollouts)
+    assert (rollouts.tokens == 0)[mask].any(), "no completion ended with the token that pads"
+    np.testing.assert_allclose(rollouts.scores.logprobs[mask], scores.logprobs[mask], atol=1e-4)
+    logits = plain_logits(rollouts)
+    chosen = np.take_along_axis(logits, np.asarray(rollouts.tokens)[..., None], axis=2)[..., 0]
+    expected = chosen - np.log(np.exp(logits).sum(axis=2))
+    np.testing.assert_allclose(rollouts.scores.logprobs[mask], expected[mask], atol=1e-4)
+    first = np.asarray(rollouts.scores.entropies[:, 0]).reshape(4, G)[:, 0]
+    assert len(np.unique(first.round(4))) == 4, "prompts of different lengths gave the same distribution"
+
+
+def test_decoding_stops_with_the_last_completion():
+    steps = []
+
+    class Counting(Decoder):
+        def decode(self, params, tokens, step, prefix, cache):
+            jax.debug.callback(lambda step: steps.append(int(step)), step)
+            return super().decode(params, tokens, step, prefix, cache)
+
+    sample = make_sampler(Counting(DECODER.config), one_device(), group_size=2, length=40, vocabulary=VOCABULARY)
+    for stops in (STOPS, tuple(range(VOCABULARY))):
+        stops = (*stops, *(VOCABULARY,) * (VOCABULARY - len(stops)))
+        rollouts = sample(tiny_params(), ragged_prompts((3, 4), 4), jax.random.key(0), settings(stop_tokens=stops))
+        jax.block_until_ready(rollouts)
+        jax.effects_barrier()
+        assert sorted(steps) == list(range(int(rollouts.lengths.max())))
+        assert rollouts.lengths.max() <= T
+        steps.clear()
+
+
+def test_rows_that_only_fill_the_batch_stay_empty_and_change_no_other():
+    prompts = ragged_prompts(PROMPT_LENGTHS, S)
+    filled = draw(prompts=prompts._replace(lengths=prompts.lengths.at[2].set(0)))
+    empty = np.repeat(np.arange(4) == 2, G)
+    assert not np.asarray(filled.lengths)[empty].any() and not np.asarray(filled.tokens)[empty].any()
+    assert not np.asarray(filled.scores.logprobs)[empty].any() and not np.asarray(filled.ended)[empty].any()
+    np.testing.assert_array_equal(filled.tokens[~empty], draw().tokens[~empty])
+
+
+def test_a_batch_of_nothing_but_filler_decodes_nothing():
+    prompts = ragged_prompts(PROMPT_LENGTHS, S)
+    rollouts = draw(prompts=prompts._replace(lengths=jnp.zeros_like(prompts.lengths)))
+    assert not rollouts.lengths.any() and all(np.isfinite(a).all() for a in rollouts.scores)
+
+
+# Shapes and padding
+
+
+def test_what_a_prompt_is_padded_with_has_no_effect_at_all():
+    assert same(
+        draw()._replace(prompts=None),
+        draw(prompts=ragged_prompts(PROMPT_LENGTHS, S, padding=30))._replace(prompts=None),
+    )
+
+
+def test_the_bucket_of_a_prompt_changes_no_completion():
+    wide = make_sampler(DECODER, one_device(), group_size=G, length=T, vocabulary=VOCABULARY)
+    rollouts = wide(tiny_params(), ragged_prompts(PROMPT_LENGTHS, 2 * S), jax.random.key(0), settings())
+    narrow = draw()
+    np.testing.assert_array_equal(rollouts.tokens, narrow.tokens)
+    np.testing.assert_array_equal(rollouts.lengths, narrow.lengths)
+    for one, other in zip(rollouts.scores, narrow.scores, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_prefill_makes_logits_for_no_prompt_position():
+    arguments = (tiny_params(), ragged_prompts(PROMPT_LENGTHS, S), jax.random.key(0), settings())
+    shapes = array_shapes(jax.make_jaxpr(sampler())(*arguments))
+    rows = {shape[0] for shape in shapes if len(shape) == 2 and shape[1] == V}
+    # One row for each completion; the head itself has one for each of its features.
+    assert rows <= {1, len(PROMPT_LENGTHS) * G, DECODER.config.width}
+    assert len(PROMPT_LENGTHS) * G in rows, "the measure does not see logits"
+    assert not any(V in shape for shape in shapes if len(shape) > 2)
+    compiled = sampler().lower(*arguments).compile().as_text()
+    assert f"[{len(PROMPT_LENGTHS) * G},{V}]" in compiled
+    for positions in (f"{len(PROMPT_LENGTHS)},{S},{V}", f"{len(PROMPT_LENGTHS) * S},{V}", f"{S},{V}"):
+        assert f"[{positions}]" not in compiled
