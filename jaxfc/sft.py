@@ -16,6 +16,7 @@ from jaxfc.models.create import make_config, make_tokenizer, mimetic_params
 from jaxfc.models.decoder import Decoder
 from jaxfc.models.weights import save_model
 from jaxfc.programs import Programs, abstract, describe
+from jaxfc.report import write_report
 from jaxfc.run import Clock, HeldOut, RunFolder, describe_prompts, floats
 from jaxfc.sampler import make_sampling
 from jaxfc.sharding import place_replicated, place_rows, rows
@@ -52,8 +53,6 @@ def train_sft(config: TrainSFT, *, dry_run: bool = False) -> dict[str, float]:
     after = clock("evaluate", held_out.measure, state.params, "eval/after")
     export(work, state.params, folder.path / "model")
     summary = folder.summarize(notes | after, clock, programs)
-    from jaxfc.report import write_report
-
     write_report(folder.path)
     return summary
 

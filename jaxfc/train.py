@@ -9,6 +9,7 @@ from jaxfc.engine import compile_engine
 from jaxfc.learner import train_batch
 from jaxfc.metrics import Metrics
 from jaxfc.programs import Programs
+from jaxfc.report import write_report
 from jaxfc.rewards import judge_rollouts, judging_pool, preflight, reward_metrics, shuffled, syntax_of
 from jaxfc.run import Clock, HeldOut, RunFolder, floats
 from jaxfc.sharding import fetch, place_rows
@@ -69,7 +70,5 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, float]:
     after = clock("evaluate", held_out.measure, state.params, "eval/after")
     export(work, state.params, folder.path / "model")
     summary = folder.summarize(notes | after, clock, programs)
-    from jaxfc.report import write_report
-
     write_report(folder.path)
     return summary
