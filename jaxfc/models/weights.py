@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from jaxfc.command import InputError
 from jaxfc.files import explain_failure, sha256_of
+from jaxfc.metrics import is_writer
 from jaxfc.models.decoder import Decoder, DecoderConfig
 from jaxfc.models.tensors import (
     CONFIG,
@@ -138,7 +139,7 @@ def save_model(
     if folder.exists() and not (folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.iterdir()))):
         raise InputError(f"{folder}: is there already and is no model directory; give a path that is free.")
     tensors = _on_host(params, config, dtype)
-    if jax.process_index() == 0:
+    if is_writer():
         with explain_failure(folder, "write the model in"):
             _write_directory(folder, tensors, _config_fields(config, source, dtype), source)
     multihost_utils.sync_global_devices(f"saved {folder}")
