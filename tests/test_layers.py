@@ -18,7 +18,7 @@ LAYERS = [
     # 1 parts
     {"advantages", "data", "logprobs", "losses", "models", "rewards"},
     # 2 engines
-    {"checkpoint", "engine", "learner", "programs", "sampler", "transcripts", "workspace"},
+    {"checkpoint", "engine", "learner", "programs", "records", "sampler", "transcripts", "workspace"},
     # 3 evaluation and views
     {"bfcl", "curves", "evaluate", "plan", "report", "server"},
     # 4 programs
