@@ -173,15 +173,23 @@ KILLED = """
 
     def state(step):
         everywhere = replicated(make_mesh((1, 1, 1), jax.devices()[:1]))
-        noise = np.random.default_rng(step).normal(size=(500, 10_000)).astype(np.float32)
+        noise = np.random.default_rng(step).normal(size=(50, 10_000)).astype(np.float32)
         return TrainState(*jax.device_put((np.int32(step), {"w": noise}, ()), everywhere))
 
     checkpoints = Checkpoints(Path(sys.argv[1]), keep=1, meta={})
     checkpoints.save(1, state(1), {"step": 1})
     checkpoints.latest()
+    rename = os.rename
+
+    def die_before_it_counts(source, target, **options):
+        # The last moment at which step 2 is not yet there: all of it is written, under another name.
+        if Path(target).name == "2":
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(source, target, **options)
+
+    os.rename = os.replace = die_before_it_counts
     checkpoints.save(2, state(2), {"step": 2})
-    # Step 2 is being written by threads now: 20 MB.
-    os.kill(os.getpid(), signal.SIGKILL)
+    checkpoints.finish()
 """
 
 
@@ -194,7 +202,7 @@ def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(tmp_path
 
     checkpoints = Checkpoints(folder, keep=1, meta={})
     assert checkpoints.latest() == 1
-    noise = np.random.default_rng(1).normal(size=(500, 10_000)).astype(np.float32)
+    noise = np.random.default_rng(1).normal(size=(50, 10_000)).astype(np.float32)
     state = TrainState(*jax.device_put((np.int32(1), {"w": noise}, ()), replicated(mesh)))
     restored, position = checkpoints.restore(1, state)
     assert_same(restored, state)
