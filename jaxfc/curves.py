@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-WIDTH, HEIGHT, AREA_HEIGHT = 4.6, 2.3, 3.0
+WIDTH, HEIGHT, AREA_HEIGHT = 4.6, 2.3, 3.2
 """Inches of 72 units."""
 PALETTE = 8
 """Colours that the style sheet has: --c0 to --c7 for curves, --r0 to --r7 for areas."""
@@ -214,15 +214,16 @@ def _svg(paint: Callable, title: str, height: float = HEIGHT):
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    steps = [1, 2, 2.5, 5, 10]
     slug = re.sub(r"\W+", "-", title.lower())
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": slug}):
-        figure = Figure((WIDTH, height), facecolor="none", layout="constrained")
-        axes = figure.add_subplot()
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        figure = Figure((WIDTH, height), facecolor="none")
+        # Fixed margins, in inches: the axes of all charts then line up.
+        axes = figure.add_axes((0.5 / WIDTH, 0.25 / height, 1 - 0.58 / WIDTH, 1 - 0.47 / height))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=steps))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=steps))
         axes.margins(x=0.02, y=0.08)
         paint(axes)
-        axes.set_xlabel("step", loc="right", labelpad=0)
         buffer = io.StringIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     drawing = buffer.getvalue()

@@ -77,7 +77,8 @@ def compile_engine(config: TrainRL, work: Workspace, programs: Programs) -> Engi
 
     def batch_at(bucket: int):
         rollouts = rollouts_at(bucket)
-        return train_batch(rollouts, rollouts.scores, rollouts.scores, advantages)
+        batch = jax.eval_shape(train_batch, rollouts, rollouts.scores, rollouts.scores, advantages)
+        return describe(batch, on_rows)
 
     buckets = config.data.prompt_buckets
     by_bucket = programs.by_bucket

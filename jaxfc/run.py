@@ -44,18 +44,19 @@ class Clock:
         self._lap[phase] += seconds
         return result
 
-    def lap(self, prompt_tokens: int, completion_tokens: int) -> dict[str, float]:
+    def lap(self, prompt_lengths: np.ndarray, completion_lengths: np.ndarray) -> dict[str, float]:
         """Metrics of the step that ends here: `time/<phase>` in seconds, `speed/*` in tokens per second.
 
         Args:
-            prompt_tokens: in the batch, padding left out.
-            completion_tokens: in the batch, padding left out.
+            prompt_lengths: tokens of each prompt.
+            completion_lengths: tokens of each completion.
         """
         lap, self._lap = self._lap, defaultdict(float)
         row = {f"time/{phase}": seconds for phase, seconds in lap.items()}
+        prompt_tokens, completion_tokens = float(prompt_lengths.sum()), float(completion_lengths.sum())
         if "rollout" in lap:
-            row["speed/rollout_tokens_per_s"] = float(completion_tokens) / lap["rollout"]
-        return row | {"speed/train_tokens_per_s": float(prompt_tokens + completion_tokens) / lap["update"]}
+            row["speed/rollout_tokens_per_s"] = completion_tokens / lap["rollout"]
+        return row | {"speed/train_tokens_per_s": (prompt_tokens + completion_tokens) / lap["update"]}
 
 
 class RunFolder:
@@ -107,14 +108,14 @@ class RunFolder:
         """Wait for what is still being written."""
         self._checkpoints.finish()
 
-    def summarize(self, scores: Mapping[str, float], clock: Clock, programs: Programs) -> dict[str, Any]:
+    def summarize(self, scores: Mapping[str, float], clock: Clock, programs: Programs) -> dict[str, int | float]:
         """Write `summary.json`, the figures that a run is quoted by.
 
         They are the scores before and after, the first and last `reward/mean` or `loss/total`, the seconds of each
         phase and the programs of this process, how many were compiled after the first step, and its peak memory.
         """
         steps = [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
-        summary: dict[str, Any] = dict(scores) | {"steps": len(steps)}
+        summary: dict[str, int | float] = dict(scores) | {"steps": len(steps)}
         for name in ("reward/mean", "loss/total"):
             if name in steps[0]:
                 summary |= {f"{name}/first": steps[0][name], f"{name}/last": steps[-1][name]}

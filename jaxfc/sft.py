@@ -24,7 +24,7 @@ from jaxfc.types import SftBatch
 from jaxfc.workspace import Workspace, export, open_workspace
 
 
-def train_sft(config: TrainSFT, *, dry_run: bool = False) -> dict[str, float]:
+def train_sft(config: TrainSFT, *, dry_run: bool = False) -> dict[str, int | float]:
     """Train on the accepted answers; the run's folder then holds checkpoints, metrics, the model and a summary."""
     model = config.model if config.model.create is None else create_model(config)
     work = open_workspace(model, config.mesh, config.prompt)
@@ -46,7 +46,7 @@ def train_sft(config: TrainSFT, *, dry_run: bool = False) -> dict[str, float]:
             arrays = place_rows(work.mesh, SftBatch(batch.prompts, batch.completions, batch.lengths))
             state, learning = clock("update", update, state, arrays, sampling)
             row = floats(learning) | clock("evaluate", held_out.curve_point, step, state.params)
-            row |= clock.lap(batch.prompts.lengths.sum(), batch.lengths.sum())
+            row |= clock.lap(batch.prompts.lengths, batch.lengths)
             log.write(step, row | {"speed/compiles": programs.compiles(), "data/dropped": batches.dropped})
             if folder.save(step + 1, state, batches, notes):
                 return {}

@@ -20,7 +20,7 @@ PREFLIGHT = 64
 """Known-good completions that are judged before the first step."""
 
 
-def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, float]:
+def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, int | float]:
     """Train the policy; the run's folder then holds checkpoints, metrics, transcripts, model, summary and report."""
     work = open_workspace(config.model, config.mesh, config.prompt)
     mesh, tokenizer, syntax = work.mesh, work.tokenizer, syntax_of(config.reward)
@@ -54,13 +54,13 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, float]:
             given = place_rows(mesh, (judged.rewards, judged.cot_mask))
             advantages, shaping = engine.shape(*given, rollouts.lengths, rollouts.scores, old)
             if bonus_is_on:
-                require_signal(shaping)
+                require_signal(floats(shaping))
             update = train_batch(rollouts, old, reference, advantages)
             state, learning = clock("update", engine.update, state, update, sampling)
 
             row = reward_metrics(judged, seen.lengths) | floats(shaping) | floats(learning)
             row |= clock("evaluate", held_out.curve_point, step, state.params)
-            row |= clock.lap(batch.prompts.lengths.sum(), seen.lengths.sum()) | {"speed/compiles": programs.compiles()}
+            row |= clock.lap(batch.prompts.lengths, seen.lengths) | {"speed/compiles": programs.compiles()}
             log.write(step, row)
             if step % config.record_every == 0 or step == config.steps - 1:
                 shown = batch.examples[: config.record_prompts]
