@@ -66,8 +66,18 @@ def likely_tokens(settings):
     return jnp.asarray([[int(np.argmax(p)) for p in row] for row in distributions(settings)], jnp.int32)
 
 
+def measure(hidden, head, tokens, sampling):
+    return token_scores(hidden, head, tokens, sampling, vocabulary=VOCABULARY)
+
+
+@functools.cache
+def compiled():
+    """The one program of these tests; every setting is an argument of it."""
+    return jax.jit(measure)
+
+
 def scores_of(hidden, head, tokens, settings):
-    return token_scores(hidden, head, tokens, sampling_of(**settings), vocabulary=VOCABULARY)
+    return jax.tree.map(np.asarray, compiled()(hidden, head, tokens, sampling_of(**settings)))
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -105,21 +115,22 @@ def test_entropy_of_equal_tokens_is_the_logarithm_of_their_number():
     np.testing.assert_allclose(scores, np.array([-math.log(23), math.log(23)])[:, None, None], rtol=1e-6)
 
 
-@pytest.mark.parametrize("settings", SETTINGS[:6], ids=str)
-def test_tiles_change_neither_values_nor_gradients(settings, monkeypatch):
-    hidden, head, _ = inputs()
-    tokens, weights = likely_tokens(settings), jax.random.normal(jax.random.key(0), (2, B, T))
+def test_tiles_change_neither_values_nor_gradients(monkeypatch):
+    weights = jax.random.normal(jax.random.key(0), (2, B, T))
 
-    def loss(hidden, head):
-        scores = scores_of(hidden, head, tokens, settings)
+    def loss(hidden, head, tokens, sampling):
+        scores = measure(hidden, head, tokens, sampling)
         return (scores.logprobs * weights[0] + scores.entropies * weights[1]).sum(), scores
 
-    gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
-    whole = gradient(hidden, head)
-    # Tiles of 4 tokens, of which the last is padded, and of one token.
-    for numbers in (4 * V + 3, 1):
+    # All at once, in tiles of 4 tokens of which the last is padded, and in tiles of one token.
+    results = []
+    for numbers in (2**24, 4 * V + 3, 1):
         monkeypatch.setattr(logprobs_module, "TILE_NUMBERS", numbers)
-        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-6), gradient(hidden, head), whole)
+        gradient = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+        given = [(likely_tokens(settings), sampling_of(**settings)) for settings in SETTINGS[:6]]
+        results.append([gradient(*inputs()[:2], *arguments) for arguments in given])
+    for tiled in results[1:]:
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-6), tiled, results[0])
 
 
 def test_gradients_are_those_of_the_log_softmax():
@@ -131,26 +142,29 @@ def test_gradients_are_those_of_the_log_softmax():
         return chosen.sum() - 2 * (jnp.exp(logprobs) * logprobs).sum()
 
     def ours(hidden, head):
-        scores = scores_of(hidden, head, tokens, {"temperature": 0.7})
+        scores = measure(hidden, head, tokens, sampling_of(temperature=0.7))
         return scores.logprobs.sum() + 2 * scores.entropies.sum()
 
-    for one, other in zip(jax.grad(ours, (0, 1))(hidden, head), jax.grad(dense, (0, 1))(hidden, head), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
-    assert not np.asarray(jax.grad(ours, 1)(hidden, head))[:, VOCABULARY:].any()
+    gradient, expected = (jax.jit(jax.grad(f, (0, 1)))(hidden, head) for f in (ours, dense))
+    for one, other in zip(gradient, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert not np.asarray(gradient[1])[:, VOCABULARY:].any()
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("offset", [0.0, -200.0, 200.0])
-def test_gradients_are_finite_wherever_logits_lie_and_whatever_is_cut(settings, offset):
+def test_gradients_are_finite_wherever_logits_lie_and_whatever_is_cut(offset):
     hidden, head, tokens = inputs()
 
-    def total(logits):
-        scores = logit_scores(sampled_logits(logits, sampling_of(**settings), VOCABULARY), tokens.reshape(-1))
+    @jax.jit
+    @jax.value_and_grad
+    def total(logits, sampling):
+        scores = logit_scores(sampled_logits(logits, sampling, VOCABULARY), tokens.reshape(-1))
         return jnp.where(jnp.isfinite(scores[0]), scores[0], 0.0).sum() + scores[1].sum()
 
-    value, gradient = jax.value_and_grad(total)(head_logits(hidden.reshape(-1, D), head) + offset)
-    assert np.isfinite(value) and np.isfinite(gradient).all()
-    assert not np.asarray(gradient)[:, VOCABULARY:].any()
+    for settings in SETTINGS:
+        value, gradient = total(head_logits(hidden.reshape(-1, D), head) + offset, sampling_of(**settings))
+        assert np.isfinite(value) and np.isfinite(gradient).all(), settings
+        assert not np.asarray(gradient)[:, VOCABULARY:].any()
 
 
 def test_a_drawn_token_that_the_cut_would_lose_keeps_a_finite_logprob_and_gradient():
@@ -158,6 +172,7 @@ def test_a_drawn_token_that_the_cut_would_lose_keeps_a_finite_logprob_and_gradie
     head = jnp.log(jnp.array([[0.5, 0.25, 0.125, 0.125]]))
     settings = sampling_of(top_k=1)
 
+    @jax.jit
     def logprob(head, token):
         scores = token_scores(jnp.ones((1, 1, 1)), head, jnp.full((1, 1), token), settings, vocabulary=4)
         return scores.logprobs[0, 0]
@@ -174,7 +189,7 @@ def test_tiled_scoring_never_holds_all_logits(monkeypatch):
     hidden, tokens = jnp.tile(hidden, (8, 8, 1)), jnp.tile(tokens, (8, 8))
 
     def loss(hidden, head):
-        scores = scores_of(hidden, head, tokens, {"temperature": 0.7, "top_p": 0.9})
+        scores = measure(hidden, head, tokens, sampling_of(temperature=0.7, top_p=0.9))
         return scores.logprobs.sum() + scores.entropies.sum()
 
     def largest_with_vocabulary(numbers):
@@ -210,10 +225,11 @@ def test_scores_of_bfloat16_states_are_float32():
 
 
 def test_one_program_serves_all_settings():
-    score = jax.jit(functools.partial(token_scores, vocabulary=VOCABULARY))
+    scores_of(*inputs(), SETTINGS[0])
+    programs = compiled()._cache_size()
     for settings in SETTINGS:
-        score(*inputs(), sampling_of(**settings))
-    assert score._cache_size() == 1
+        scores_of(*inputs(), settings)
+    assert compiled()._cache_size() == programs
 
 
 def test_the_mask_is_true_on_each_rows_length():
