@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 WIDTH, HEIGHT, AREA_HEIGHT = 4.6, 2.3, 3.2
 """Inches of 72 units."""
-PALETTE = 8
-"""Colours that the style sheet has: --c0 to --c7 for curves, --r0 to --r7 for areas."""
+CURVE_COLORS, AREA_COLORS = 8, 12
+"""Colours that the style sheet has: --c0 and so on for curves, --r0 and so on for areas."""
 REASON = "reason/"
 SMOOTH_FROM = 40
 """With this many points and more, a curve is drawn faint and its moving mean over it."""
@@ -20,8 +20,8 @@ MOST_POINTS = 400
 """Points of an area; where a run has more steps, each is the mean of several."""
 # Matplotlib writes these into its output; they stand for variables of the style sheet and are replaced by them.
 _INK, _RULE = "#fe0101", "#fe0102"
-_CURVES = tuple(f"#fe02{number:02x}" for number in range(PALETTE))
-_AREAS = tuple(f"#fe03{number:02x}" for number in range(PALETTE))
+_CURVES = tuple(f"#fe02{number:02x}" for number in range(CURVE_COLORS))
+_AREAS = tuple(f"#fe03{number:02x}" for number in range(AREA_COLORS))
 _VARIABLES = {_INK: "var(--muted)", _RULE: "var(--rule)"}
 _VARIABLES |= {color: f"var(--c{number})" for number, color in enumerate(_CURVES)}
 _VARIABLES |= {color: f"var(--r{number})" for number, color in enumerate(_AREAS)}
@@ -139,7 +139,7 @@ def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[Float[np.ndar
 def _line(name: str, number: int, values: Float[np.ndarray, " N"]) -> Line:
     finite = values[np.isfinite(values)]
     first, last = (float(finite[0]), float(finite[-1])) if len(finite) else (math.nan, math.nan)
-    return Line(name, number % PALETTE, first, last, len(values) - len(finite))
+    return Line(name, number % CURVE_COLORS, first, last, len(values) - len(finite))
 
 
 def _curve(
@@ -198,9 +198,9 @@ def _reason_parts(
     names = sorted({key.removeprefix(REASON) for row in judged for key in row if key.startswith(REASON)})
     parts = {name: np.array([row.get(REASON + name) or 0.0 for row in judged], float) for name in names}
     names.sort(key=lambda name: (name != "ok", -parts[name].sum()))
-    if len(names) > PALETTE:
-        rest = names[PALETTE - 1 :]
-        names = [*names[: PALETTE - 1], "others"]
+    if len(names) > AREA_COLORS:
+        rest = names[AREA_COLORS - 1 :]
+        names = [*names[: AREA_COLORS - 1], "others"]
         parts["others"] = np.sum([parts[name] for name in rest], axis=0)
     steps = np.array([row["step"] for row in judged], float)
     return steps, names, np.array([parts[name] for name in names]).reshape(len(names), len(steps))

@@ -98,17 +98,23 @@ def _setting(settings: dict[str, Any], key: str) -> Any:
     return value
 
 
-def _headlines(run: RunRecord) -> list[tuple[str, str, float | None, float | None]]:
+def _headlines(run: RunRecord) -> list[tuple[str, str, str, str]]:
     """The figures that a run is quoted by: title, note, first and last value."""
     summary = run.summary or {}
-    accuracy = "before and after training", *(summary.get(f"eval/{when}/overall") for when in _WHEN)
+    accuracy = "held-out, before and after", *(summary.get(f"eval/{when}/overall") for when in _WHEN)
     if run.summary is None:
         accuracy = "first and last point of the curve", *_ends(run.rows, "eval/overall")
-    shown = [("Held-out accuracy", *accuracy)]
-    shown.append(("Reward", "first and last step", *_ends(run.rows, "reward/mean")))
+    shown = [
+        ("Accuracy", *accuracy, _rate),
+        ("Reward", "first and last step", *_ends(run.rows, "reward/mean"), _rate),
+    ]
     if not any("reward/mean" in row for row in run.rows):
-        shown.append(("Loss", "first and last step", *_ends(run.rows, "loss/total")))
-    return [each for each in shown if each[2:] != (None, None)]
+        shown.append(("Loss", "first and last step", *_ends(run.rows, "loss/total"), _figure))
+    return [
+        (title, note, write(first), write(last))
+        for title, note, first, last, write in shown
+        if (first, last) != (None, None)
+    ]
 
 
 def _ends(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[float | None, float | None]:

@@ -223,7 +223,7 @@ def test_the_table_has_accuracy_before_and_after_overall_and_by_kind(tmp_path):
 def test_headlines_are_those_of_the_summary(tmp_path):
     page = report(tmp_path / "run")
     text = page.text()
-    assert "Held-out accuracy 0.250 → 0.625" in text
+    assert "Accuracy 0.250 → 0.625" in text
     assert "Reward 0.250 → 0.750" in text
     # 90 + 30 + 3 seconds: the programs' own times are parts of the phase `compile`.
     assert "Time 2 min 03 s" in text
@@ -240,7 +240,7 @@ def test_a_run_that_goes_on_is_shown_as_far_as_it_is(tmp_path):
     text = Page(write_report(folder)).text()
     assert "not finished: 3 of 3 steps" in text
     assert "Before and after" not in text
-    assert "Held-out accuracy 0.500 → 0.500" in text
+    assert "Accuracy 0.500 → 0.500" in text
     assert "Time 6.0 s" in text  # 3 steps of 2 seconds
     assert "Peak memory" not in text and "Programs" not in text
 
@@ -353,13 +353,13 @@ def test_the_middle_of_a_long_completion_is_left_out_and_counted(tmp_path):
 
 
 def test_shares_of_reasons_add_up_and_those_without_a_colour_are_others():
-    names = [f"reason {i}" for i in range(12)]
-    rows = [{"step": t, "reason/ok": 0.4, f"reason/{names[t]}": 0.6} for t in range(12)]
+    names = [f"reason {i}" for i in range(16)]
+    rows = [{"step": t, "reason/ok": 0.4, f"reason/{names[t]}": 0.6} for t in range(16)]
     shares = draw_reasons(rows).shares
-    assert [share.reason for share in shares] == ["ok", *sorted(names)[:6], "others"]
+    assert [share.reason for share in shares] == ["ok", *sorted(names)[:10], "others"]
     assert sum(share.first for share in shares) == pytest.approx(1)
-    # A tenth of 12 steps is 1: the last saw only `ok` and reason 11, whose name sorts fourth.
-    assert {share.reason: share.last for share in shares if share.last} == {"ok": 0.4, "reason 11": 0.6}
+    # A tenth of 16 steps is 1: the last saw only `ok` and reason 15, whose name sorts eighth.
+    assert {share.reason: share.last for share in shares if share.last} == {"ok": 0.4, "reason 15": 0.6}
 
 
 def test_a_moving_mean_counts_only_what_is_known():
