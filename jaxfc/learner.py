@@ -89,7 +89,7 @@ def make_score(decoder: Decoder, mesh: Mesh, *, vocabulary: int, micro_batches: 
     def score(params: Params, rollouts: Rollouts, sampling: Sampling) -> TokenScores:
         def part(taken):
             prompts, tokens = taken
-            return _scores(decoder, params, prompts, tokens, sampling, vocabulary)
+            return _scores(decoder, params, prompts, tokens, sampling, vocabulary, mesh)
 
         parts = deal((rollouts.prompts, rollouts.tokens), micro_batches)
         return gather(jax.lax.map(part, parts), rollouts.prompts.lengths.shape[0])
@@ -143,7 +143,7 @@ def make_policy_step(
     """Compile `(state, batch, sampling) -> (state, metrics)`. `state` is donated: use the one returned."""
 
     def loss_fn(params: Params, batch: TrainBatch, sampling: Sampling, normalizer: Array):
-        scores = _scores(decoder, params, batch.prompts, batch.completions, sampling, vocabulary)
+        scores = _scores(decoder, params, batch.prompts, batch.completions, sampling, vocabulary, mesh)
         return policy_loss(
             scores.logprobs,
             batch.old_logprobs,
@@ -177,7 +177,7 @@ def make_sft_step(
     """Compile `(state, batch, sampling) -> (state, metrics)`. `state` is donated: use the one returned."""
 
     def loss_fn(params: Params, batch: SftBatch, sampling: Sampling, normalizer: Array):
-        scores = _scores(decoder, params, batch.prompts, batch.completions, sampling, vocabulary)
+        scores = _scores(decoder, params, batch.prompts, batch.completions, sampling, vocabulary, mesh)
         mask = length_mask(batch.lengths, batch.completions.shape[1])
         return sft_loss(scores.logprobs, mask, normalizer=normalizer)
 
@@ -187,10 +187,16 @@ def make_sft_step(
 
 
 def _scores(
-    decoder: Decoder, params: Params, prompts: Prompts, tokens: Int[Array, "B T"], sampling: Sampling, vocabulary: int
+    decoder: Decoder,
+    params: Params,
+    prompts: Prompts,
+    tokens: Int[Array, "B T"],
+    sampling: Sampling,
+    vocabulary: int,
+    mesh: Mesh,
 ) -> TokenScores:
     hidden = decoder.extend(params, tokens, decoder.encode(params, prompts))
-    return token_scores(hidden, decoder.head(params), tokens, sampling, vocabulary=vocabulary)
+    return token_scores(hidden, decoder.head(params), tokens, sampling, vocabulary=vocabulary, mesh=mesh)
 
 
 def _make_update(loss_fn, optimizer: optax.GradientTransformation, micro_batches: int, placement: Params):

@@ -1,17 +1,42 @@
 """Hidden states -> log-probabilities and entropies of completion tokens, tile by tile, never [B, T, V]."""
 
+import functools
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as Spec
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from jaxfc.types import Sampling, TokenScores
+from jaxfc import tiles
+from jaxfc.sharding import row_shards, spec
+from jaxfc.truncation import allowed_columns, divisor, is_cut, least_kept, padded_words
+from jaxfc.types import Allowed, Sampling, TokenScores
 
-TILE_NUMBERS = 2**24
-"""Logits held at once: a tile has as many tokens as fit (64 MiB in float32)."""
+COLUMN_TILE = 4096
+"""Vocabulary entries scored at once."""
+ROW_TILE = 2048
+"""Tokens scored at once, on each device."""
+WHOLE_ROW_NUMBERS = 2**22
+"""Logits held at once where top-k and top-p need whole rows of them (16 MiB)."""
+
+
+class TokenStatistics(NamedTuple):
+    """What a model says of each completion token, under the distribution that is sampled. Nats."""
+
+    logprobs: Float[Array, "B T"]
+    entropies: Float[Array, "B T"]
+    normalizers: Float[Array, "B T"]
+    """log sum exp of the tempered logits that can be drawn: a token's logit less its logprob."""
 
 
 def sampled_logits(
-    logits: Float[Array, "N V"], sampling: Sampling, vocabulary: int, drawn: Int[Array, " N"] | None = None
+    logits: Float[Array, "N V"],
+    sampling: Sampling,
+    vocabulary: int,
+    drawn: Int[Array, " N"] | None = None,
+    allowed: UInt32[Array, "N W"] | None = None,
 ) -> Float[Array, "N V"]:
     """The logits of the distribution that is sampled: tempered, cut to top-k and top-p, without padded entries.
 
@@ -24,27 +49,26 @@ def sampled_logits(
         vocabulary: tokens that exist; later columns only pad the matrix.
         drawn: the tokens that were drawn, which the cut then keeps: rounding, an update or another model's opinion can
             move one out of it, and of a probability of 0 neither ratio nor divergence would be finite.
+        allowed: the mask of each row, as in `Allowed.table`; top-k and top-p choose among what it allows.
+
+    Raises:
+        ValueError: the masks have fewer bits than there are tokens.
     """
     size = logits.shape[1]
-    if vocabulary < size:
-        logits = jnp.where(jnp.arange(size) < vocabulary, logits, -jnp.inf)
-    logits = logits / jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)
-    active = (sampling.top_k > 0) | (sampling.top_p < 1)
-    return jax.lax.cond(active, _truncate, lambda logits, *_: logits, logits, sampling, drawn)
+    columns = jnp.arange(size)
+    possible = jnp.broadcast_to(columns < vocabulary, logits.shape)
+    if allowed is not None:
+        words = padded_words(allowed, size, vocabulary)
+        possible &= allowed_columns(words, jnp.arange(logits.shape[0]), 0, size)
+    logits = logits / divisor(sampling)
 
+    def cut(logits: Array, possible: Array) -> Array:
+        masked = jnp.where(possible, jax.lax.stop_gradient(logits), -jnp.inf)
+        return possible & (logits >= least_kept(masked, sampling)[:, None])
 
-def _truncate(logits: Float[Array, "N V"], sampling: Sampling, drawn: Int[Array, " N"] | None) -> Float[Array, "N V"]:
-    """Keep the top_k likeliest tokens, and of those the fewest that have probability top_p together."""
-    falling = jnp.sort(jax.lax.stop_gradient(logits), axis=1, descending=True)
-    rank = jnp.arange(logits.shape[1])
-    falling = jnp.where((sampling.top_k > 0) & (rank >= sampling.top_k), -jnp.inf, falling)
-    probabilities = jax.nn.softmax(falling, axis=1)
-    before = jnp.cumsum(probabilities, axis=1) - probabilities
-    # The likeliest token stays whatever top_p is, or a row would have nothing to draw.
-    kept = (jnp.isfinite(falling) & (before < sampling.top_p)) | (rank == 0)
-    possible = logits >= jnp.min(jnp.where(kept, falling, jnp.inf), axis=1, keepdims=True)
+    possible = jax.lax.cond(is_cut(sampling), cut, lambda _, possible: possible, logits, possible)
     if drawn is not None:
-        possible |= jnp.arange(logits.shape[1]) == drawn[:, None]
+        possible |= (columns == drawn[:, None]) & (columns < vocabulary)
     return jnp.where(possible, logits, -jnp.inf)
 
 
@@ -54,52 +78,119 @@ def logit_scores(
     """Log-probability of each token and entropy of its distribution, in nats. -inf marks what cannot be drawn."""
     normalizer = jax.nn.logsumexp(logits, axis=1)
     chosen = jnp.take_along_axis(logits, tokens[:, None], axis=1)[:, 0]
-    probabilities = jnp.exp(logits - normalizer[:, None])
-    finite = jnp.where(jnp.isfinite(logits), logits, 0.0)
-    return chosen - normalizer, normalizer - (probabilities * finite).sum(axis=1)
+    logprobs = jnp.where(jnp.isneginf(logits), tiles.NOTHING, logits - normalizer[:, None])
+    return chosen - normalizer, -(jnp.exp(logprobs) * logprobs).sum(axis=1)
 
 
-def head_logits(hidden: Float[Array, "N D"], head: Float[Array, "D V"]) -> Float[Array, "N V"]:
-    """`hidden @ head` in the dtype of `hidden`, accumulated and returned in float32."""
-    return jnp.matmul(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+def head_logits(hidden: Float[Array, "N D"], head: Float[Array, "V D"]) -> Float[Array, "N V"]:
+    """`hidden @ head.T` in the dtype of `hidden`, accumulated and returned in float32."""
+    return tiles.product(hidden, head.astype(hidden.dtype), (1, 1))
 
 
 def token_scores(
     hidden: Float[Array, "B T D"],
-    head: Float[Array, "D V"],
+    head: Float[Array, "V D"],
     tokens: Int[Array, "B T"],
     sampling: Sampling,
     *,
     vocabulary: int,
+    allowed: Allowed | None = None,
+    mesh: Mesh | None = None,
 ) -> TokenScores:
     """Log-probability and entropy of each completion token, [B, T] in nats, under the distribution that is sampled.
 
-    Works through the tokens in tiles of [tile, V] and recomputes each tile in the backward pass, so that memory does
-    not grow with B * T * V. Differentiable in `hidden` and `head`.
+    `token_statistics` without the normalizers; see there.
+    """
+    scores = token_statistics(hidden, head, tokens, sampling, vocabulary=vocabulary, allowed=allowed, mesh=mesh)
+    return TokenScores(scores.logprobs, scores.entropies)
+
+
+def token_statistics(
+    hidden: Float[Array, "B T D"],
+    head: Float[Array, "V D"],
+    tokens: Int[Array, "B T"],
+    sampling: Sampling,
+    *,
+    vocabulary: int,
+    allowed: Allowed | None = None,
+    mesh: Mesh | None = None,
+) -> TokenStatistics:
+    """Log-probability, entropy and normalizer of each completion token, under the distribution that is sampled.
+
+        z = (hidden @ head.T) / temperature, -inf for what cannot be drawn (`sampled_logits`)
+        logprob = z[token] - log sum exp z,  entropy = -sum p log p,  p = softmax(z)
+
+    Works in tiles of tokens x vocabulary and keeps three numbers per token, so that memory grows with neither
+    B * T * V nor V. The gradient computes each tile again:
+
+        d logprob / d z_v = [v = token] - p_v,  d entropy / d z_v = -p_v (log p_v + entropy)
+
+    It is taken with respect to `hidden` and `head` only (reverse mode), and added up in float32. A token on whose
+    scores nothing depends has no effect on it, whatever its hidden state, infinite or NaN.
+
+    On a mesh each device scores its rows against its part of the vocabulary; only a few numbers per token, the
+    gradient of `hidden`, and a tile of the head at a time (over `fsdp`) travel between devices.
 
     Args:
-        hidden: `hidden[b, t]` predicts `tokens[b, t]` (`Decoder.extend` shifts them).
-        head: hidden state -> logits.
-        tokens: the completions. Off their mask any valid token will do.
-        sampling: temperature, top-k and top-p of the rollout.
-        vocabulary: tokens that exist; later columns of the head only pad it.
+        hidden: `hidden[b, t]` predicts `tokens[b, t]` (`Decoder.extend` shifts them). Products are made in its dtype.
+        head: row v gives the logit of token v; on a mesh, placed as `spec("vocab", "embed")`.
+        tokens: the completions, which stay possible whatever is cut or masked. Off their mask any valid token will do.
+        sampling: temperature, top-k and top-p of the rollout. With top-k or top-p the logits are computed once more,
+            and the head is gathered once for every few tokens.
+        vocabulary: tokens that exist; later rows of the head only pad it.
+        allowed: the tokens that a grammar left to choose from; None is all.
+        mesh: the mesh over which the arrays are spread by row; None if they are on one device.
+
+    Raises:
+        ValueError: the mesh does not divide the rows, or the masks have fewer bits than there are tokens.
     """
+    if mesh is not None and tokens.shape[0] % row_shards(mesh):
+        raise ValueError(f"{tokens.shape[0]} rows cannot be spread evenly over {row_shards(mesh)} shards of the mesh.")
+    plan = tiles.Plan(vocabulary, COLUMN_TILE, ROW_TILE, WHOLE_ROW_NUMBERS, mesh)
+    sampling = jax.lax.stop_gradient(sampling)
+    table = None if allowed is None else padded_words(allowed.table, head.shape[0], vocabulary)
+    uncut = jnp.full(tokens.shape, -jnp.inf)
+    drawn = tiles.Tokens(tokens, uncut, None if allowed is None else allowed.index)
+    shared = tiles.Shared(divisor(sampling), table)
+    find_cuts = _on_mesh(mesh, functools.partial(tiles.cuts, plan), (*_INPUTS, Spec()), _ROWS)
+    fixed = jax.lax.stop_gradient((hidden, head))
+    cuts = jax.lax.cond(is_cut(sampling), lambda: find_cuts(*fixed, drawn, shared, sampling), lambda: uncut)
+    return _statistics(plan, hidden, head, drawn._replace(cuts=cuts), shared)
 
-    @jax.checkpoint
-    def score_tile(tile):
-        hidden, tokens = tile
-        return logit_scores(sampled_logits(head_logits(hidden, head), sampling, vocabulary, tokens), tokens)
 
-    count, width = tokens.size, hidden.shape[-1]
-    size = min(count, max(1, TILE_NUMBERS // head.shape[1]))
-    if size == count:
-        scores = score_tile((hidden.reshape(count, width), tokens.reshape(count)))
-    else:
-        padding = -count % size
-        flat_hidden = jnp.pad(hidden.reshape(count, width), ((0, padding), (0, 0)))
-        flat_tokens = jnp.pad(tokens.reshape(count), (0, padding))
-        scores = jax.lax.map(score_tile, (flat_hidden.reshape(-1, size, width), flat_tokens.reshape(-1, size)))
-    return TokenScores(*(score.reshape(-1)[:count].reshape(tokens.shape) for score in scores))
+_ROWS = spec("rows")
+_HEAD = spec("vocab", "embed")
+_INPUTS = (_ROWS, _HEAD, _ROWS, Spec())
+"""Where hidden states, head, tokens, and what tokens share are placed."""
+
+
+def _on_mesh(mesh: Mesh | None, function, inputs, outputs):
+    """`function` on each device's share."""
+    if mesh is None:
+        return function
+    return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _statistics(plan: tiles.Plan, hidden: Array, head: Array, tokens: tiles.Tokens, shared: tiles.Shared):
+    return _statistics_forward(plan, hidden, head, tokens, shared)[0]
+
+
+def _statistics_forward(plan: tiles.Plan, hidden: Array, head: Array, tokens: tiles.Tokens, shared: tiles.Shared):
+    score = _on_mesh(plan.mesh, functools.partial(tiles.forward, plan), _INPUTS, (_ROWS, _ROWS))
+    logprobs, shape = score(hidden, head, tokens, shared)
+    statistics = TokenStatistics(logprobs, shape.entropies, shape.top + shape.log_total)
+    return statistics, (hidden, head, tokens, shared, shape)
+
+
+def _statistics_backward(plan: tiles.Plan, saved: tuple, slopes: TokenStatistics):
+    differentiate = _on_mesh(
+        plan.mesh, functools.partial(tiles.backward, plan), (*_INPUTS, _ROWS, _ROWS), (_ROWS, _HEAD)
+    )
+    return *differentiate(*saved, tiles.Slopes(*slopes)), None, None
+
+
+_statistics.defvjp(_statistics_forward, _statistics_backward)
 
 
 def length_mask(lengths: Int[Array, " B"], length: int) -> Bool[Array, "B T"]:

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 Params = Any
 """A nested dict of arrays, as `Decoder.init` makes it."""
@@ -59,6 +59,15 @@ class TokenScores(NamedTuple):
     """Nats."""
     entropies: Float[Array, "B T"]
     """Of the whole distribution at that position, nats."""
+
+
+class Allowed(NamedTuple):
+    """Which tokens may be drawn at each position, where a grammar decides; the others have probability 0."""
+
+    table: UInt32[Array, "M W"]
+    """M masks: token v may be drawn where bit v % 32 of word v // 32 is set; W = ceil(V / 32). Mask 0 allows all."""
+    index: Int[Array, "B T"]
+    """The mask of each completion token."""
 
 
 class Rollouts(NamedTuple):

@@ -44,7 +44,7 @@ def make_gradient(hidden_fn, head_fn):
 
     def loss(params, prompts, completions):
         hidden = hidden_fn(params, prompts, completions)
-        logits = hidden.astype(jnp.float32) @ head_fn(params)
+        logits = hidden.astype(jnp.float32) @ head_fn(params).T
         weights = jax.random.normal(jax.random.key(2), logits.shape) * MASK[..., None]
         return jnp.sum(jnp.where(MASK[..., None], logits * weights, 0.0)), hidden
 

@@ -16,7 +16,7 @@ LAYERS = [
     # 0 vocabulary
     {"calls", "command", "config", "files", "metrics", "settings", "sharding", "types"},
     # 1 parts
-    {"advantages", "data", "logprobs", "losses", "models", "rewards"},
+    {"advantages", "data", "logprobs", "losses", "models", "rewards", "tiles", "truncation"},
     # 2 engines
     {"checkpoint", "engine", "learner", "programs", "records", "sampler", "transcripts", "workspace"},
     # 3 evaluation and views
@@ -30,7 +30,9 @@ WITHIN_A_LAYER = {
     "command": {"files", "settings"},
     "metrics": {"command", "files"},
     "sharding": {"command"},
+    "logprobs": {"tiles", "truncation"},
     "rewards": {"data"},
+    "tiles": {"truncation"},
     "engine": {"learner", "programs", "sampler", "workspace"},
     "report": {"curves"},
     "sft": {"run"},

@@ -122,7 +122,7 @@ def assert_equal(one, other):
 def plain_loss(params, taken: TrainBatch):
     """The objective of METHOD.md with every row written out as prompt + completion, and a dense log-softmax."""
     hidden = plain_hidden(params, taken.prompts, taken.completions)
-    logits = (hidden @ DECODER.head(params))[..., :VOCABULARY] / TEMPERATURE
+    logits = (hidden @ DECODER.head(params).T)[..., :VOCABULARY] / TEMPERATURE
     logprobs = jnp.take_along_axis(jax.nn.log_softmax(logits), taken.completions[..., None], axis=2)[..., 0]
     ratio = jnp.exp(logprobs - taken.old_logprobs)
     advantages = taken.advantages[:, None]

@@ -1,6 +1,7 @@
 import functools
 import itertools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,12 @@ import pytest
 from tiny import array_shapes, equations
 
 import jaxfc.logprobs as logprobs_module
-from jaxfc.logprobs import head_logits, length_mask, logit_scores, sampled_logits, token_scores
+from jaxfc.logprobs import head_logits, length_mask, logit_scores, sampled_logits, token_scores, token_statistics
 from jaxfc.sampler import make_sampling
+from jaxfc.sharding import make_mesh, replicated, rows, shardings
+from jaxfc.types import Allowed
 
-B, T, D, V, VOCABULARY = 3, 5, 8, 26, 23
+B, T, D, V, VOCABULARY = 4, 5, 8, 76, 71
 SETTINGS = [
     {"temperature": 1.0},
     {"temperature": 0.7},
@@ -32,18 +35,19 @@ def sampling_of(*, temperature=1.0, top_k=0, top_p=1.0):
 @functools.cache
 def inputs():
     rng = np.random.default_rng(0)
-    hidden, head = 0.3 * rng.normal(size=(B, T, D)), rng.normal(size=(D, V))
+    hidden, head = 0.3 * rng.normal(size=(B, T, D)), rng.normal(size=(V, D))
     # Were padded entries counted, they would be the likeliest of all.
-    head[:, VOCABULARY:] = 0
-    head[0, VOCABULARY:] = 100
+    head[VOCABULARY:] = 0
+    head[VOCABULARY:, 0] = 100
     hidden[..., 0] = abs(hidden[..., 0])
     tokens = rng.integers(0, VOCABULARY, (B, T))
     return jnp.float32(hidden), jnp.float32(head), jnp.asarray(tokens, jnp.int32)
 
 
-def by_hand(logits, *, temperature=1.0, top_k=0, top_p=1.0):
+def by_hand(logits, possible=True, *, temperature=1.0, top_k=0, top_p=1.0):
     """The distribution that is sampled in float64, one position at a time: probabilities, 0 for what is cut."""
     logits = np.asarray(logits, np.float64)[:VOCABULARY] / (temperature or 1.0)
+    logits = np.where(possible, logits, -np.inf)
     order = np.argsort(-logits)[: top_k or None]
     probabilities = np.exp(logits[order] - logits[order].max())
     probabilities /= probabilities.sum()
@@ -56,14 +60,68 @@ def by_hand(logits, *, temperature=1.0, top_k=0, top_p=1.0):
     return out / out.sum()
 
 
-def distributions(settings):
+def distributions(settings, masked=False):
     hidden, head, _ = (np.asarray(a, np.float64) for a in inputs())
-    return [[by_hand(hidden[b, t] @ head, **settings) for t in range(T)] for b in range(B)]
+    possible = bits_of(allowed()) if masked else np.ones((B, T, VOCABULARY), bool)
+    return [[by_hand(head @ hidden[b, t], possible[b, t], **settings) for t in range(T)] for b in range(B)]
 
 
 def likely_tokens(settings):
     """A token for each position that the settings let through."""
     return jnp.asarray([[int(np.argmax(p)) for p in row] for row in distributions(settings)], jnp.int32)
+
+
+@functools.cache
+def allowed():
+    """Masks that leave about half of the tokens, all of them, and one; every position has one of them."""
+    rng = np.random.default_rng(3)
+    bits = rng.random((4, 96)) < 0.5
+    bits[0], bits[3] = True, np.arange(96) == 40
+    words = np.packbits(bits, axis=1, bitorder="little").view("<u4")
+    return Allowed(jnp.asarray(words), jnp.asarray(rng.integers(0, 4, (B, T)), jnp.int32))
+
+
+def bits_of(masks: Allowed):
+    """What the masks allow, [B, T, VOCABULARY], read as the format is described."""
+    table, index = (np.asarray(a) for a in masks)
+    return np.array(
+        [[[bool(table[m, v // 32] >> (v % 32) & 1) for v in range(VOCABULARY)] for m in row] for row in index]
+    )
+
+
+def some_tokens(settings, masked=False):
+    """A random token for each position among those that can be drawn."""
+    rng = np.random.default_rng(5)
+    return jnp.asarray([[rng.choice(np.flatnonzero(p)) for p in row] for row in distributions(settings, masked)])
+
+
+@functools.cache
+def loss_weights():
+    """How much the loss of these tests makes of each logprob, entropy and normalizer."""
+    return np.random.default_rng(6).normal(size=(3, B, T)).astype(np.float32)
+
+
+def weighted_sum(hidden, head, tokens, sampling, allowed=None, mesh=None):
+    scores = token_statistics(hidden, head, tokens, sampling, vocabulary=VOCABULARY, allowed=allowed, mesh=mesh)
+    return sum((score * weight).sum() for score, weight in zip(scores, loss_weights(), strict=True)), scores
+
+
+def plain_sum(hidden, head, tokens, sampling):
+    return sum(score.sum() for score in token_statistics(hidden, head, tokens, sampling, vocabulary=VOCABULARY))
+
+
+@functools.cache
+def compiled_gradient(mesh=None):
+    function = functools.partial(weighted_sum, mesh=mesh)
+    return jax.jit(jax.value_and_grad(function, argnums=(0, 1), has_aux=True))
+
+
+def place_inputs(mesh, hidden, head, tokens, sampling, allowed):
+    """The arrays where a run has them."""
+    hidden, tokens, index = jax.device_put((hidden, tokens, allowed.index), rows(mesh))
+    sampling, table = jax.device_put((sampling, allowed.table), replicated(mesh))
+    head = jax.device_put(head, shardings(mesh, ("vocab", "embed")))
+    return hidden, head, tokens, sampling, Allowed(table, index)
 
 
 def measure(hidden, head, tokens, sampling):
@@ -92,11 +150,14 @@ def test_scores_are_those_of_the_distribution_written_out_in_float64(settings):
         assert scores.entropies[b, t] == pytest.approx(entropy, abs=1e-5)
 
 
+@pytest.mark.parametrize("masked", [False, True], ids=["all tokens", "masks"])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_exactly_the_right_tokens_can_be_drawn(settings):
+def test_exactly_the_right_tokens_can_be_drawn(settings, masked):
     hidden, head, _ = inputs()
-    logits = sampled_logits(head_logits(hidden.reshape(-1, D), head), sampling_of(**settings), VOCABULARY)
-    expected = np.array(distributions(settings)).reshape(-1, VOCABULARY) > 0
+    masks = allowed().table[allowed().index.reshape(-1)] if masked else None
+    logits = head_logits(hidden.reshape(-1, D), head)
+    logits = sampled_logits(logits, sampling_of(**settings), VOCABULARY, allowed=masks)
+    expected = np.array(distributions(settings, masked)).reshape(-1, VOCABULARY) > 0
     np.testing.assert_array_equal(np.isfinite(logits[:, :VOCABULARY]), expected)
     assert np.isneginf(logits[:, VOCABULARY:]).all()
 
@@ -110,45 +171,46 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it():
 
 
 def test_entropy_of_equal_tokens_is_the_logarithm_of_their_number():
-    # 26 columns of which 23 exist; top_k 4 of 23 different ones would be 4, but equal ones cannot be told apart.
-    scores = scores_of(jnp.zeros((1, 1, D)), jnp.ones((D, V)), jnp.zeros((1, 1), jnp.int32), {})
-    np.testing.assert_allclose(scores, np.array([-math.log(23), math.log(23)])[:, None, None], rtol=1e-6)
+    # 76 columns, of which 71 exist.
+    scores = scores_of(jnp.zeros((1, 1, D)), jnp.ones((V, D)), jnp.zeros((1, 1), jnp.int32), {})
+    np.testing.assert_allclose(scores, np.array([-math.log(71), math.log(71)])[:, None, None], rtol=1e-6)
 
 
-def test_tiles_change_neither_values_nor_gradients(monkeypatch):
-    weights = jax.random.normal(jax.random.key(0), (2, B, T))
-
-    def loss(hidden, head, tokens, sampling):
-        scores = measure(hidden, head, tokens, sampling)
-        return (scores.logprobs * weights[0] + scores.entropies * weights[1]).sum(), scores
-
-    # All at once, in tiles of 4 tokens of which the last is padded, and in tiles of one token.
+@pytest.mark.parametrize("masked", [False, True], ids=["all tokens", "masks"])
+def test_tiles_change_neither_values_nor_gradients(monkeypatch, masked):
+    # All at once; the last tile of columns and of rows in part, rows one by one where they must be whole; tiny tiles.
     results = []
-    for numbers in (2**24, 4 * V + 3, 1):
-        monkeypatch.setattr(logprobs_module, "TILE_NUMBERS", numbers)
-        gradient = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
-        given = [(likely_tokens(settings), sampling_of(**settings)) for settings in SETTINGS[:6]]
-        results.append([gradient(*inputs()[:2], *arguments) for arguments in given])
+    for tiles in ({}, {"COLUMN_TILE": 33, "ROW_TILE": 8, "WHOLE_ROW_NUMBERS": V}, {"COLUMN_TILE": 1, "ROW_TILE": 1}):
+        for name, size in tiles.items():
+            monkeypatch.setattr(logprobs_module, name, size)
+        gradient = jax.jit(jax.value_and_grad(weighted_sum, argnums=(0, 1), has_aux=True))
+        given = [(some_tokens(settings, masked), sampling_of(**settings)) for settings in SETTINGS[:6]]
+        results.append([gradient(*inputs()[:2], *arguments, allowed() if masked else None) for arguments in given])
     for tiled in results[1:]:
-        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-6), tiled, results[0])
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), tiled, results[0])
 
 
-def test_gradients_are_those_of_the_log_softmax():
-    hidden, head, tokens = inputs()
+@pytest.mark.parametrize("masked", [False, True], ids=["all tokens", "masks"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_values_and_gradients_are_those_of_all_logits_at_once(settings, masked):
+    hidden, head, _ = inputs()
+    tokens, possible = some_tokens(settings, masked), jnp.asarray(distributions(settings, masked)) > 0
 
     def dense(hidden, head):
-        logprobs = jax.nn.log_softmax((hidden @ head)[..., :VOCABULARY] / 0.7)
-        chosen = jnp.take_along_axis(logprobs, tokens[..., None], axis=2)
-        return chosen.sum() - 2 * (jnp.exp(logprobs) * logprobs).sum()
+        logits = (hidden @ head.T)[..., :VOCABULARY] / (settings["temperature"] or 1.0)
+        logits = jnp.where(possible, logits, -1e30)
+        logprobs = jax.nn.log_softmax(logits)
+        chosen = jnp.take_along_axis(logprobs, tokens[..., None], axis=2)[..., 0]
+        scores = chosen, -(jnp.exp(logprobs) * logprobs).sum(axis=2), jax.nn.logsumexp(logits, axis=2)
+        return sum((score * weight).sum() for score, weight in zip(scores, loss_weights(), strict=True)), scores
 
-    def ours(hidden, head):
-        scores = measure(hidden, head, tokens, sampling_of(temperature=0.7))
-        return scores.logprobs.sum() + 2 * scores.entropies.sum()
-
-    gradient, expected = (jax.jit(jax.grad(f, (0, 1)))(hidden, head) for f in (ours, dense))
-    for one, other in zip(gradient, expected, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
-    assert not np.asarray(gradient[1])[:, VOCABULARY:].any()
+    expected = jax.jit(jax.value_and_grad(dense, argnums=(0, 1), has_aux=True))(hidden, head)
+    found = compiled_gradient()(hidden, head, tokens, sampling_of(**settings), allowed() if masked else None)
+    (_, values), gradients = found
+    (_, expected_values), expected_gradients = expected
+    for one, other in zip((*values, *gradients), (*expected_values, *expected_gradients), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5)
+    assert not np.asarray(gradients[1])[VOCABULARY:].any() and np.asarray(gradients[1]).any()
 
 
 @pytest.mark.parametrize("offset", [0.0, -200.0, 200.0])
@@ -169,7 +231,7 @@ def test_gradients_are_finite_wherever_logits_lie_and_whatever_is_cut(offset):
 
 def test_a_drawn_token_that_the_cut_would_lose_keeps_a_finite_logprob_and_gradient():
     # Probabilities 1/2, 1/4, 1/8, 1/8; top_k 1 keeps the first. If the third was drawn, the two share it, 4 to 1.
-    head = jnp.log(jnp.array([[0.5, 0.25, 0.125, 0.125]]))
+    head = jnp.log(jnp.array([[0.5], [0.25], [0.125], [0.125]]))
     settings = sampling_of(top_k=1)
 
     @jax.jit
@@ -180,34 +242,122 @@ def test_a_drawn_token_that_the_cut_would_lose_keeps_a_finite_logprob_and_gradie
     assert logprob(head, 0) == 0.0
     assert logprob(head, 2) == pytest.approx(math.log(1 / 5), abs=1e-6)
     # d log p_2 = (1 - p_2) for itself, -p_0 for the other.
-    np.testing.assert_allclose(jax.grad(logprob)(head, 2), [[-0.8, 0, 0.8, 0]], atol=1e-6)
+    np.testing.assert_allclose(jax.grad(logprob)(head, 2)[:, 0], [-0.8, 0, 0.8, 0], atol=1e-6)
 
 
-def test_tiled_scoring_never_holds_all_logits(monkeypatch):
-    hidden, head, tokens = inputs()
-    # Large in B * T, small in everything else.
-    hidden, tokens = jnp.tile(hidden, (8, 8, 1)), jnp.tile(tokens, (8, 8))
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("settings", [SETTINGS[1], SETTINGS[5]], ids=str)
+def test_what_stands_off_the_mask_reaches_neither_values_nor_gradients(value, settings):
+    hidden, head, _ = inputs()
+    mask = length_mask(jnp.array([5, 0, 3, 1]), T)
+    given = some_tokens(settings), sampling_of(**settings), allowed()
 
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
     def loss(hidden, head):
-        scores = measure(hidden, head, tokens, sampling_of(temperature=0.7, top_p=0.9))
-        return scores.logprobs.sum() + scores.entropies.sum()
+        _, scores = weighted_sum(hidden, head, *given)
+        return sum(jnp.where(mask, score, 0).sum() * weight for score, weight in zip(scores, (1, 2, 3), strict=True))
 
-    def largest_with_vocabulary(numbers):
-        monkeypatch.setattr(logprobs_module, "TILE_NUMBERS", numbers)
-        shapes = array_shapes(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(hidden, head))
-        return max(math.prod(shape) for shape in shapes if V in shape)
+    def with_padding(value):
+        return loss(jnp.where(mask[..., None], hidden, value), head)
 
-    assert largest_with_vocabulary(4 * V + 3) == max(4 * V, D * V)
-    assert largest_with_vocabulary(2**24) == tokens.size * V, "the measure does not see logits"
+    jax.tree.map(np.testing.assert_array_equal, with_padding(value), with_padding(0.0))
+    assert not np.asarray(with_padding(value)[1][0])[~np.asarray(mask)].any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (1, 1, 8), (4, 1, 2)], ids=str)
+@pytest.mark.parametrize("settings", [SETTINGS[0], SETTINGS[5]], ids=str)
+def test_a_mesh_changes_neither_values_nor_gradients(monkeypatch, shape, settings):
+    monkeypatch.setattr(logprobs_module, "COLUMN_TILE", 16)
+    mesh = make_mesh(shape, jax.devices()[: math.prod(shape)])
+    hidden, head, _ = inputs()
+    head = jnp.pad(head, ((0, -V % 8), (0, 0)))
+    tokens, sampling = some_tokens(settings, True), sampling_of(**settings)
+    expected = compiled_gradient()(hidden, head, tokens, sampling, allowed())
+    placed = place_inputs(mesh, hidden, head, tokens, sampling, allowed())
+    found = compiled_gradient(mesh)(*placed)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, expected)
+    # The gradients lie where what they belong to lies.
+    for gradient, of in zip(found[1], placed, strict=False):
+        assert gradient.sharding.is_equivalent_to(of.sharding, of.ndim)
+
+
+def test_a_mesh_gathers_tiles_of_the_head_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(logprobs_module, "COLUMN_TILE", 16)
+    mesh, settings = make_mesh((2, 2, 2)), SETTINGS[5]
+    arguments = (*inputs()[:2], some_tokens(settings), sampling_of(**settings), allowed())
+    text = compiled_gradient(mesh).lower(*place_inputs(mesh, *arguments)).compile().as_text()
+    gathered = [result_numbers(line) for line in text.splitlines() if re.search(r" all-gather(-start)?\(", line)]
+    assert gathered and max(gathered) == 16 * D
+    assert "all-to-all" not in text and "collective-permute" not in text
+    # Sums travel: three numbers per token, gradients of a device's hidden states, and of a tile of the head.
+    reduced = [result_numbers(line) for line in text.splitlines() if re.search(r" all-reduce(-start)?\(", line)]
+    assert max(reduced) <= max(16 * D // 2, B * T * D // 4, 3 * B * T // 4)
+
+
+def result_numbers(line: str) -> int:
+    """How many numbers the result of an HLO instruction has."""
+    result = line.split(" = ")[1].split(" all-")[0]
+    shapes = re.findall(r"\w+\[([\d,]*)\]", result)
+    return sum(math.prod(int(size) for size in shape.split(",") if size) for shape in shapes)
+
+
+def test_rows_that_a_mesh_cannot_share_out_are_refused():
+    hidden, head, tokens = (a[:3] if a.shape[0] == B else a for a in inputs())
+    with pytest.raises(ValueError, match=r"3 rows cannot be spread evenly over 4 shards"):
+        token_statistics(hidden, head, tokens, sampling_of(), vocabulary=VOCABULARY, mesh=make_mesh((2, 2, 2)))
+
+
+def test_masks_too_short_for_the_vocabulary_are_refused():
+    short = Allowed(allowed().table[:, :2], allowed().index)
+    with pytest.raises(ValueError, match=r"2 words say something of 64 tokens, but the vocabulary has 71: 3 words"):
+        token_scores(*inputs(), sampling_of(), vocabulary=VOCABULARY, allowed=short)
+    with pytest.raises(ValueError, match="3 words are needed"):
+        sampled_logits(jnp.zeros((1, V)), sampling_of(), VOCABULARY, allowed=short.table[:1])
+
+
+def test_no_array_holds_all_tokens_by_all_the_vocabulary(monkeypatch):
+    hidden, head, _ = inputs()
+    # Large in B * T, small in everything else.
+    hidden, tokens = jnp.tile(hidden, (8, 8, 1)), jnp.tile(some_tokens({}), (8, 8))
+
+    def largest_but_gradients():
+        taken = hidden, head, tokens, sampling_of(temperature=0.7, top_p=0.9)
+        shapes = array_shapes(jax.make_jaxpr(jax.grad(plain_sum, argnums=(0, 1)))(*taken))
+        return max(math.prod(shape) for shape in shapes if shape[-1:] != (D,))
+
+    for name, size in {"COLUMN_TILE": 16, "ROW_TILE": 64, "WHOLE_ROW_NUMBERS": 10 * V}.items():
+        monkeypatch.setattr(logprobs_module, name, size)
+    assert largest_but_gradients() <= max(16 * 64, 10 * (V + 16), 3 * tokens.size) < tokens.size * V / 10
+    monkeypatch.undo()
+    assert largest_but_gradients() >= tokens.size * V, "the measure does not see logits"
+
+
+def test_memory_is_flat_in_the_vocabulary_and_far_below_that_of_all_logits():
+    count, width = 1024, 16
+
+    def extra_memory(function, vocabulary):
+        shapes = [((1, count, width), jnp.float32), ((vocabulary, width), jnp.float32), ((1, count), jnp.int32)]
+        arrays = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+        gradient = jax.jit(jax.grad(function, argnums=(0, 1)))
+        return gradient.lower(*arrays, sampling_of()).compile().memory_analysis().temp_size_in_bytes
+
+    def dense(hidden, head, tokens, _):
+        logprobs = jax.nn.log_softmax(hidden @ head.T)
+        return jnp.take_along_axis(logprobs, tokens[..., None], 2).sum() - (jnp.exp(logprobs) * logprobs).sum()
+
+    small, large = (extra_memory(plain_sum, vocabulary) for vocabulary in (20_000, 160_000))
+    assert large < 1.05 * small
+    assert large < 0.1 * extra_memory(dense, 160_000)
 
 
 def test_products_of_bfloat16_are_added_up_in_float32():
     # 257 ones: bfloat16 has 8 bits, so that 256 + 1 is 256 there.
     ones = jnp.ones((1, 257), jnp.bfloat16)
-    logits = head_logits(ones, jnp.ones((257, 2)))
+    logits = head_logits(ones, jnp.ones((2, 257)))
     assert logits.dtype == jnp.float32 and logits[0, 0] == 257
     (product,) = [
-        e for e in equations(jax.make_jaxpr(head_logits)(ones, jnp.ones((257, 2)))) if "dot" in e.primitive.name
+        e for e in equations(jax.make_jaxpr(head_logits)(ones, jnp.ones((2, 257)))) if "dot" in e.primitive.name
     ]
     assert [v.aval.dtype for v in product.invars] == [jnp.bfloat16] * 2
     assert product.outvars[0].aval.dtype == jnp.float32
@@ -218,7 +368,7 @@ def test_scores_of_bfloat16_states_are_float32():
     scores = scores_of(hidden.astype(jnp.bfloat16), head, tokens, {})
     assert {a.dtype for a in scores} == {jnp.dtype("float32")}
     rounded = (np.asarray(a.astype(jnp.bfloat16), np.float64) for a in (hidden, head))
-    logits = np.einsum("btd,dv->btv", *rounded)
+    logits = np.einsum("btd,vd->btv", *rounded)
     for b, t in itertools.product(range(B), range(T)):
         p = by_hand(logits[b, t])
         assert scores.logprobs[b, t] == pytest.approx(math.log(p[tokens[b, t]]), abs=1e-5)

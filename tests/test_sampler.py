@@ -49,7 +49,7 @@ def mask_of(rollouts):
 def plain_logits(rollouts):
     """Logits of the tokens that exist, [B, T, V], from a full forward pass over each row by itself."""
     hidden = plain_hidden(tiny_params(), rollouts.prompts, rollouts.tokens)
-    return np.asarray(hidden @ DECODER.head(tiny_params()), np.float64)[..., :VOCABULARY]
+    return np.asarray(hidden @ DECODER.head(tiny_params()).T, np.float64)[..., :VOCABULARY]
 
 
 # What is drawn
@@ -103,7 +103,7 @@ def test_tokens_are_drawn_as_often_as_the_distribution_says(changed):
     prompts = ragged_prompts((8,), 8)
     tokens = np.asarray(sample(tiny_params(), prompts, jax.random.key(5), settings(**changed)).tokens[:, 0])
     hidden = plain_hidden(tiny_params(), prompts, jnp.zeros((1, 1), jnp.int32))[0, 0]
-    logits = np.asarray(hidden @ DECODER.head(tiny_params()), np.float64)[:VOCABULARY]
+    logits = np.asarray(hidden @ DECODER.head(tiny_params()).T, np.float64)[:VOCABULARY]
     p = np.exp(logits / changed.get("temperature", 1.0))
     order = np.argsort(-p)
     keep = changed.get("top_k") or 1 + np.searchsorted(np.cumsum(p[order]) / p.sum(), changed.get("top_p", 1.0))

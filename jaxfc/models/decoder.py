@@ -31,7 +31,7 @@ class DecoderConfig:
     rope_theta: float = 10_000.0
     norm_epsilon: float = 1e-6
     tied: bool = True
-    """The output head is the embedding, transposed."""
+    """The output head is the embedding."""
 
     def __post_init__(self):
         if self.heads % self.kv_heads:
@@ -110,7 +110,7 @@ class Network(nnx.Module):
         self.blocks = make_blocks(rngs.fork(split=c.layers))
         self.norm = RMSNorm(c.width, c.norm_epsilon, rngs=rngs)
         if not c.tied:
-            self.head = _param(rngs, (c.width, c.vocab_size), ("embed", "vocab"), nnx.initializers.normal(0.02))
+            self.head = _param(rngs, (c.vocab_size, c.width), ("vocab", "embed"), nnx.initializers.normal(0.02))
 
 
 def rotation_at(positions: Int[Array, "P G T"], config: DecoderConfig) -> tuple[Array, Array]:
@@ -150,9 +150,9 @@ class Decoder:
         _, variables = nnx.split(Network(self.config, rngs=nnx.Rngs(params=key)))
         return nnx.to_pure_dict(variables)
 
-    def head(self, params: Params) -> Float[Array, "D V"]:
-        """The matrix that turns hidden states into logits, in float32."""
-        return params["embed"].T if self.config.tied else params["head"]
+    def head(self, params: Params) -> Float[Array, "V D"]:
+        """The matrix whose rows give the logits of hidden states, token by token, in float32."""
+        return params["embed"] if self.config.tied else params["head"]
 
     def encode(self, params: Params, prompts: Prompts) -> Prefix:
         """Run P prompts through the layers once; differentiable."""

@@ -66,7 +66,7 @@ def stored_tensors(config: DecoderConfig) -> dict:
         "blocks": blocks,
         "norm": {"scale": Stored("model.norm.weight")},
     }
-    return tree if config.tied else tree | {"head": Stored("lm_head.weight", transposed=True)}
+    return tree if config.tied else tree | {"head": Stored("lm_head.weight")}
 
 
 def tensor_shapes(stored: dict, shapes: dict) -> dict[str, list[int]]:

@@ -29,7 +29,7 @@ def compiled(config):
 
     def logits(params, prompts, completions):
         hidden = decoder.extend(params, completions, decoder.encode(params, prompts))
-        return hidden @ decoder.head(params)
+        return hidden @ decoder.head(params).T
 
     return jax.jit(logits)
 
