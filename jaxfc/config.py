@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from jaxfc.algorithm import Algorithm
+
 FUNRL_SYSTEM = """\
 You are an expert in composing functions. You are given a question and a set of functions, and you answer the \
 question by calling the functions that it needs, once or several times.
@@ -174,55 +176,15 @@ class Rollout:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EntropyBonus:
-    """EGPO: A' = A + min(scale * E, |A| / cap), E the mean entropy of the chain of thought."""
-
-    scale: float = 0.4
-    """lambda: what a nat of entropy is worth. 0 is GRPO, bit for bit."""
-    cap: float = 2.0
-    """alpha: the bonus is at most this part of |A|."""
-
-    def __post_init__(self):
-        if self.scale < 0 or self.cap <= 1:
-            raise ValueError(
-                f"algorithm.entropy has scale {self.scale} and cap {self.cap}; scale is at least 0, and only a cap "
-                "above 1 keeps the sign of an advantage."
-            )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Algorithm:
-    """How rewards become a gradient."""
-
-    group_size: int = 8
-    """Completions sampled per prompt (G)."""
-    clip_low: float = 0.2
-    """How far the ratio may fall below 1."""
-    clip_high: float = 0.2
-    """How far it may rise above 1."""
-    kl_coefficient: float = 0.001
-    """beta: weight of the KL to the reference."""
-    entropy: EntropyBonus | None = dataclasses.field(default_factory=EntropyBonus)
-    """null is plain GRPO; set it and the run is EGPO."""
-    updates: int = 1
-    """Updates per rollout batch: its prompts are dealt into this many mini-batches."""
-    micro_batches: int = 1
-    """Parts in which an update's gradient is added up; the result does not depend on it, memory does."""
-
-    def __post_init__(self):
-        if self.group_size < 2:
-            raise ValueError(
-                f"algorithm.group_size is {self.group_size}, but an advantage is a distance from the group's mean: "
-                "below 2 completions per prompt every advantage is 0."
-            )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Muon:
     """Muon for the matrices of the layers; the rest stays with AdamW."""
 
     learning_rate: float = 0.02
     """Peak, on the same schedule as AdamW's."""
+
+    def __post_init__(self):
+        if not self.learning_rate > 0:
+            raise ValueError(f"optimizer.muon.learning_rate is {self.learning_rate}; right is above 0.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -247,6 +209,26 @@ class Optimizer:
     """Rate at the end of the decay, as a part of the peak."""
     muon: Muon | None = None
     """null is AdamW for all parameters."""
+
+    def __post_init__(self):
+        limits = {
+            "learning_rate": (self.learning_rate > 0, "above 0"),
+            "beta1": (0 <= self.beta1 < 1, "at least 0 and below 1"),
+            "beta2": (0 <= self.beta2 < 1, "at least 0 and below 1"),
+            "weight_decay": (self.weight_decay >= 0, "at least 0"),
+            "clip_norm": (self.clip_norm > 0, "above 0"),
+            "warmup_steps": (self.warmup_steps >= 0, "at least 0"),
+            "decay_steps": (self.decay_steps >= 0, "at least 0"),
+            "final_fraction": (0 <= self.final_fraction <= 1, "between 0 and 1"),
+        }
+        for name, (right, limit) in limits.items():
+            if not right:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; right is {limit}.")
+        if self.decay_steps and self.decay_steps <= self.warmup_steps:
+            raise ValueError(
+                f"optimizer.decay_steps is {self.decay_steps} and counts the {self.warmup_steps} warmup_steps in, so "
+                "nothing is left to decay in; give more of them, or 0 for a constant rate."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

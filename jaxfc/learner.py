@@ -14,7 +14,8 @@ from jaxfc.advantages import (
     group_advantages,
     mean_cot_entropy,
 )
-from jaxfc.config import Algorithm, Optimizer
+from jaxfc.algorithm import Algorithm
+from jaxfc.config import Optimizer
 from jaxfc.logprobs import length_mask, token_scores
 from jaxfc.losses import k3_kl, masked_mean, policy_loss, sft_loss
 from jaxfc.models.decoder import Decoder
@@ -32,7 +33,13 @@ def learning_rate(config: Optimizer) -> optax.Schedule:
 
 
 def make_optimizer(config: Optimizer) -> optax.GradientTransformation:
-    """Gradient clipping by global norm, then AdamW, or Muon on the matrices of the layers and AdamW on the rest."""
+    """Gradient clipping by global norm, then AdamW, or Muon on the matrices of the layers and AdamW on the rest.
+
+    With Muon the AdamW half has Nesterov momentum too: Optax's Muon has one flag for both, and it is on. Its `beta1`,
+    `beta2` and decay are those of the settings; Muon's own momentum is 0.95.
+
+    References: AdamW, arXiv:1711.05101; Muon, https://kellerjordan.github.io/posts/muon, arXiv:2502.16982.
+    """
     rate = learning_rate(config)
     adamw = optax.adamw(rate, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay)
     if config.muon is not None:

@@ -51,6 +51,11 @@ def shardings(mesh: Mesh, axes):
     return jax.tree.map(lambda names: NamedSharding(mesh, spec(*names)), axes, is_leaf=lambda x: isinstance(x, tuple))
 
 
+def constrain(mesh: Mesh | None, array: jax.Array, *axes: str | None) -> jax.Array:
+    """The array, placed in compiled code by the logical names of its first dimensions; without a mesh, as it is."""
+    return array if mesh is None else jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec(*axes)))
+
+
 def rows(mesh: Mesh) -> NamedSharding:
     """The placement of arrays whose first axis is prompts or completions."""
     return NamedSharding(mesh, spec("rows"))

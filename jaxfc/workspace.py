@@ -59,7 +59,7 @@ def open_workspace(model: Model, mesh: Mesh, prompt: Prompt | None) -> Workspace
         )
     devices = make_mesh((mesh.data, mesh.fsdp, mesh.tensor))
     check_tensor_axis(config, mesh.tensor)
-    decoder = Decoder(config, dtype=compute_dtype(model.compute), remat=model.remat)
+    decoder = Decoder(config, dtype=compute_dtype(model.compute), remat=model.remat, mesh=devices)
     return Workspace(
         source,
         devices,

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -195,6 +196,26 @@ def test_a_mesh_of_2x2x2_gives_the_result_of_one_device():
     decoder = Decoder(TIED)
     params = jax.device_put(random_params(TIED), shardings(mesh, decoder.axes))
     assert_close(gradient_of(decoder)(params, *place_rows(mesh, batch())), result(TIED), 1e-5)
+
+
+def test_on_a_mesh_every_device_works_on_its_rows_alone():
+    mesh = make_mesh((2, 2, 2))
+    decoder = Decoder(TIED, mesh=mesh)
+    placed = jax.device_put(random_params(TIED), shardings(mesh, decoder.axes)), *place_rows(mesh, batch())
+    compiled = gradient_of(decoder).lower(*placed).compile()
+    assert_close(compiled(*placed), result(TIED), 1e-5)
+    # Activations are [P, G, T, ...] and [P, 1, S, ...]; a device has one row of four, whole in width.
+    rows = re.findall(rf"f32\[(\d+),(?:{G},{T}|1,{S}),\d+\]", compiled.as_text())
+    assert len(rows) > 100 and set(rows) == {"1"}
+
+
+def test_a_key_gives_the_same_parameters_in_every_version():
+    params = Decoder(TIED).init(jax.random.key(0))
+    # As drawn by Flax 0.12.8 and JAX 0.10.2, and by Flax 0.12.12 and JAX 0.12.
+    np.testing.assert_allclose(params["embed"][0, :3], [0.02008029, -0.01812674, -0.01496344], atol=1e-7)
+    queries, down = (params["blocks"][name]["kernel"] for name in ("q", "down"))
+    np.testing.assert_allclose(queries[:, 0, 0], [0.13932931, 0.5539744], atol=1e-6)
+    np.testing.assert_allclose(down[:, 0, 1], [0.300235, -0.10065166], atol=1e-6)
 
 
 def test_every_axis_of_every_parameter_has_a_name_and_every_matrix_is_split():

@@ -14,7 +14,7 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 
 LAYERS = [
     # 0 vocabulary
-    {"calls", "command", "config", "files", "metrics", "settings", "sharding", "types"},
+    {"algorithm", "calls", "command", "config", "files", "metrics", "settings", "sharding", "types"},
     # 1 parts
     {"advantages", "data", "logprobs", "losses", "models", "rewards", "tiles", "truncation"},
     # 2 engines
@@ -28,6 +28,7 @@ LAYERS = [
 
 WITHIN_A_LAYER = {
     "command": {"files", "settings"},
+    "config": {"algorithm"},
     "metrics": {"command", "files"},
     "sharding": {"command"},
     "logprobs": {"tiles", "truncation"},

@@ -10,7 +10,8 @@ import pytest
 from tiny import DECODER, VOCABULARY, one_device, plain_hidden, ragged_prompts, tiny_params
 
 from jaxfc.advantages import NoSignal, require_signal
-from jaxfc.config import Algorithm, EntropyBonus, Muon, Optimizer
+from jaxfc.algorithm import Algorithm, EntropyBonus
+from jaxfc.config import Muon, Optimizer
 from jaxfc.learner import (
     deal,
     gather,
@@ -407,6 +408,18 @@ def test_muon_makes_the_updates_of_layer_matrices_orthogonal_and_leaves_the_rest
     # Adam's first step is the gradient's sign, with Nesterov momentum times 1 + b1 / (1 + b1) = 1 + 0.9 / 1.9.
     for update, g in ((updates["embed"], gradient["embed"]), (updates["blocks"]["bias"], gradient["blocks"]["bias"])):
         np.testing.assert_allclose(update, -MUON.learning_rate * (1 + 0.9 / 1.9) * np.sign(g), rtol=1e-3)
+
+
+@pytest.mark.parametrize("config", [ADAMW, MUON], ids=["adamw", "muon"])
+def test_both_betas_reach_adam(config):
+    # The first step's moments are (1 - beta1) g and (1 - beta2) g^2.
+    params, gradient = {"embed": jnp.zeros((1, 4))}, {"embed": jnp.full((1, 4), 0.25)}
+    optimizer = make_optimizer(dataclasses.replace(config, beta1=0.8, beta2=0.6))
+    _, state = optimizer.update(gradient, optimizer.init(params), params)
+    moments = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(state) if leaf.ndim}
+    for name, value in ((".mu[", 0.2 * 0.25), (".nu[", 0.4 * 0.25**2)):
+        (moment,) = (leaf for path, leaf in moments.items() if name in path)
+        np.testing.assert_allclose(moment, value, rtol=1e-5)
 
 
 def test_gradients_are_clipped_to_their_largest_norm():

@@ -8,9 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxfc.models.attention import attend, attend_causally
+from jaxfc.sharding import constrain
 from jaxfc.types import Cache, Params, Prefix, Prompts
 
 FLAT_LAYERS = 4
@@ -107,7 +109,7 @@ class Network(nnx.Module):
         c = config
         self.embed = _param(rngs, (c.vocab_size, c.width), ("vocab", "embed"), nnx.initializers.normal(0.02))
         make_blocks = nnx.vmap(lambda rngs: Block(c, rngs=rngs), transform_metadata={nnx.PARTITION_NAME: None})
-        self.blocks = make_blocks(rngs.fork(split=c.layers))
+        self.blocks = make_blocks(rngs.split(c.layers))
         self.norm = RMSNorm(c.width, c.norm_epsilon, rngs=rngs)
         if not c.tied:
             self.head = _param(rngs, (c.vocab_size, c.width), ("vocab", "embed"), nnx.initializers.normal(0.02))
@@ -131,9 +133,19 @@ def rotate(x: Float[Array, "P G T N Dh"], rotation: tuple[Array, Array]) -> Floa
 class Decoder:
     """The pure functions of one architecture. It holds no arrays; every function takes `params`."""
 
-    def __init__(self, config: DecoderConfig, *, dtype: Any = jnp.float32, remat: bool = False):
-        """`dtype` is that of matrix products; with `remat` the backward pass recomputes each layer."""
-        self.config, self.dtype, self.remat = config, dtype, remat
+    def __init__(
+        self, config: DecoderConfig, *, dtype: Any = jnp.float32, remat: bool = False, mesh: Mesh | None = None
+    ):
+        """Derive the functions.
+
+        Args:
+            config: the architecture.
+            dtype: of matrix products.
+            remat: recompute each layer in the backward pass.
+            mesh: over which activations are split by row, and nothing else of them. Without one the compiler chooses,
+                and on several devices may move every activation to where a feature of the embedding lies.
+        """
+        self.config, self.dtype, self.remat, self.mesh = config, dtype, remat, mesh
         abstract = nnx.eval_shape(lambda: Network(config, rngs=nnx.Rngs(0)))
         _, variables = nnx.split(abstract)
         self._block, _ = nnx.split(nnx.eval_shape(lambda: Block(config, rngs=nnx.Rngs(0))))
@@ -218,7 +230,9 @@ class Decoder:
         return Cache(zeros, zeros)
 
     def _embed(self, params: Params, tokens: Int[Array, "P G T"]) -> Float[Array, "P G T D"]:
-        return params["embed"][tokens].astype(self.dtype)
+        # Whole in width for the look-up, as every weight is for its product.
+        table = constrain(self.mesh, params["embed"], "vocab", None)
+        return constrain(self.mesh, table[tokens].astype(self.dtype), "rows")
 
     def _final_norm(self, params: Params, x: Float[Array, "P G T D"]) -> Float[Array, "P G T D"]:
         return nnx.merge(self._norm, nnx.State(params["norm"]))(x)
