@@ -22,7 +22,7 @@ LAYERS = [
     # 3 evaluation and views
     {"bfcl", "curves", "evaluate", "plan", "report", "server"},
     # 4 programs
-    {"prepare", "run", "sft", "train"},
+    {"benchmarks", "prepare", "run", "sft", "train"},
 ]
 """What stands where: modules, and folders whose modules may import each other."""
 
@@ -35,6 +35,7 @@ WITHIN_A_LAYER = {
     "rewards": {"data"},
     "tiles": {"truncation"},
     "engine": {"learner", "programs", "sampler", "workspace"},
+    "benchmarks": {"run"},
     "report": {"curves"},
     "sft": {"run"},
     "train": {"run"},
@@ -144,9 +145,14 @@ def test_the_language_of_calls_needs_nothing_but_python():
         assert {name for name in imported if name.startswith("jaxfc") and unit_of(name) != "calls"} == set(), path
 
 
+PEERS = PACKAGE / "benchmarks" / "peers.py"
+"""The one module that runs other stacks, to compare with them."""
+
+
 @pytest.mark.parametrize("path", FILES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_imports_torch_or_tensorflow(path):
-    assert {name.split(".")[0] for name in imports_of(path)} & {"torch", "tensorflow"} == set()
+def test_nothing_but_the_peers_of_benchmarks_imports_torch_tunix_or_tensorflow(path):
+    foreign = {"tensorflow"} if path == PEERS else {"tensorflow", "torch", "tunix"}
+    assert {name.split(".")[0] for name in imports_of(path)} & foreign == set()
 
 
 def test_which_process_this_is_matters_only_to_metrics_and_checkpoints():
