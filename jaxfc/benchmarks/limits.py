@@ -78,7 +78,9 @@ def _equation_flops(equation) -> int:
         return max(inner)
     if name == "while" and any(inner):
         raise ValueError("a matrix product in a while loop has no number of FLOPs; count one turn of it.")
-    return sum(inner) * (parameters["length"] if name == "scan" else 1)
+    # What stands in a shard_map is one device's share.
+    times = {"scan": parameters.get("length"), "shard_map": getattr(parameters.get("mesh"), "size", None)}
+    return sum(inner) * times.get(name, 1)
 
 
 def _inner(parameters: dict):

@@ -50,12 +50,12 @@ def benchmark_logprobs(settings: LogprobsBenchmark, peers: Sequence[str] = ()) -
 
 
 def make_arguments(settings: LogprobsBenchmark, dtype: Any) -> tuple[jax.Array, ...]:
-    """Hidden states [1, N, D], head [D, V] (float32), tokens [1, N] and the weight of each log-probability [1, N]."""
+    """Hidden states [1, N, D], head [V, D] (float32), tokens [1, N] and the weight of each log-probability [1, N]."""
     keys = jax.random.split(jax.random.key(settings.seed), 4)
     rows = (1, settings.tokens)
     return (
         jax.random.normal(keys[0], (*rows, settings.width)).astype(dtype),
-        0.05 * jax.random.normal(keys[1], (settings.width, settings.vocabulary)),
+        0.05 * jax.random.normal(keys[1], (settings.vocabulary, settings.width)),
         jax.random.randint(keys[2], rows, 0, settings.vocabulary),
         jax.random.normal(keys[3], rows) / settings.tokens,
     )
@@ -64,7 +64,7 @@ def make_arguments(settings: LogprobsBenchmark, dtype: Any) -> tuple[jax.Array, 
 def tiled_loss(hidden: jax.Array, head: jax.Array, tokens: jax.Array, weights: jax.Array) -> jax.Array:
     """As the learner does it."""
     sampling = make_sampling(temperature=TEMPERATURE, stop_tokens=(NO_TOKEN,), max_tokens=1)
-    return (weights * token_scores(hidden, head, tokens, sampling, vocabulary=head.shape[1]).logprobs).sum()
+    return (weights * token_scores(hidden, head, tokens, sampling, vocabulary=len(head)).logprobs).sum()
 
 
 def dense_loss(hidden: jax.Array, head: jax.Array, tokens: jax.Array, weights: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxfc.advantages import group_advantages
@@ -140,7 +141,7 @@ def peer_step(
         completions = clock("rollout", sample, number)
         old = clock("score", peer.policy_score, prompts, completions)
         reference = clock("score", peer.score, prompts, completions)
-        advantages = np.asarray(group_advantages(toss(settings, number))).reshape(-1)
+        advantages = np.asarray(group_advantages(jnp.asarray(toss(settings, number)))).reshape(-1)
         batch = GroupBatch(prompts, completions, old, reference, advantages)
         done = clock("update", peer.update, batch)
         clock.lap()

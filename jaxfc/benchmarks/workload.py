@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from jaxfc.benchmarks.peers import NO_TOKEN, Peer, open_peers
 from jaxfc.benchmarks.settings import ModelBenchmark
+from jaxfc.logprobs import head_logits
 from jaxfc.models.decoder import Decoder, DecoderConfig
 from jaxfc.models.presets import preset
 from jaxfc.models.weights import save_model
@@ -141,7 +142,7 @@ def own_logits(subject: Subject, tokens: np.ndarray) -> np.ndarray:
         first = Prompts(tokens[:, :1], jnp.ones(len(tokens), jnp.int32))
         decoder = subject.decoder
         hidden = decoder.extend(params, tokens[:, 1:], decoder.encode(params, first))
-        head = decoder.head(params).astype(hidden.dtype)
-        return jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
+        flat = head_logits(hidden.reshape(-1, hidden.shape[-1]), decoder.head(params))
+        return flat.reshape(*hidden.shape[:2], -1)
 
     return np.asarray(logits(subject.params, jnp.asarray(tokens)))
