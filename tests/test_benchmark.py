@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxfc.algorithm import Algorithm
 from jaxfc.benchmarks import measure, workload
 from jaxfc.benchmarks.host import benchmark_calls, benchmark_loader
 from jaxfc.benchmarks.limits import decode_bytes, matmul_flops, measure_limits
@@ -29,7 +30,7 @@ from jaxfc.benchmarks.settings import (
 from jaxfc.benchmarks.table import table
 from jaxfc.benchmarks.training import benchmark_train_step
 from jaxfc.command import InputError
-from jaxfc.config import Algorithm, Data, Mesh, Tasks
+from jaxfc.config import Data, Mesh, Tasks
 from jaxfc.learner import make_optimizer, make_policy_step, make_state
 from jaxfc.models.decoder import Decoder, DecoderConfig, parameter_count
 from jaxfc.models.presets import preset

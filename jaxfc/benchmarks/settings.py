@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from jaxfc.algorithm import Algorithm
 from jaxfc.command import InputError
-from jaxfc.config import Algorithm, Data, Mesh, Optimizer, Prompt, Tasks
+from jaxfc.config import Data, Mesh, Optimizer, Prompt, Tasks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

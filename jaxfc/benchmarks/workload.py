@@ -53,9 +53,9 @@ def decoder_config(settings: ModelBenchmark) -> DecoderConfig:
 def make_subject(settings: ModelBenchmark, *, weights: str = "float32", remat: bool = False) -> Subject:
     """Make random weights, each part on the device that keeps it."""
     config = decoder_config(settings)
-    decoder = Decoder(config, dtype=compute_dtype(settings.compute), remat=remat)
     m = settings.mesh
     mesh = make_mesh((m.data, m.fsdp, m.tensor), jax.devices()[: m.data * m.fsdp * m.tensor])
+    decoder = Decoder(config, dtype=compute_dtype(settings.compute), remat=remat, mesh=mesh)
     init = jax.jit(initial(decoder, weights), out_shardings=shardings(mesh, decoder.axes))
     return Subject(config, decoder, mesh, init(jax.random.key(settings.seed)))
 
