@@ -374,6 +374,86 @@ def test_scores_of_bfloat16_states_are_float32():
         assert scores.logprobs[b, t] == pytest.approx(math.log(p[tokens[b, t]]), abs=1e-5)
 
 
+def test_gradients_of_bfloat16_states_are_off_by_no_more_than_the_rounding_of_what_is_multiplied():
+    hidden, head, _ = inputs()
+    tokens, sampling = some_tokens(SETTINGS[1]), sampling_of(**SETTINGS[1])
+    hidden = hidden.astype(jnp.bfloat16)
+    _, (by_hidden, by_head) = compiled_gradient()(hidden, head, tokens, sampling)
+    assert by_hidden.dtype == jnp.bfloat16 and by_head.dtype == jnp.float32
+    h, w = (np.asarray(a.astype(jnp.bfloat16), np.float64) for a in (hidden, head))
+    p = np.array([[by_hand(w @ h[b, t], **SETTINGS[1]) for t in range(T)] for b in range(B)])
+    logprobs, own = np.log(p), np.eye(VOCABULARY)[np.asarray(tokens)]
+    entropies = -(p * logprobs).sum(axis=2, keepdims=True)
+    by_logprob, by_entropy, by_normalizer = loss_weights()[..., None].astype(np.float64)
+    slope = by_logprob * (own - p) - by_entropy * p * (logprobs + entropies) + by_normalizer * p
+    slope /= SETTINGS[1]["temperature"]
+    # The numbers of bfloat16 above 1 are 2**-7 apart, so that rounding is off by 2**-8 of a number at most; slopes are
+    # rounded before the product, and the gradient of the hidden states once more after it.
+    rounding = 2**-8 * (1 + 2**-8)
+    expected, sizes = slope @ w[:VOCABULARY], abs(slope) @ abs(w[:VOCABULARY])
+    assert (abs(np.asarray(by_hidden, np.float64) - expected) <= rounding * (sizes + abs(expected)) + 1e-5).all()
+    expected, sizes = np.einsum("btv,btd->vd", slope, h), np.einsum("btv,btd->vd", abs(slope), abs(h))
+    assert (abs(np.asarray(by_head, np.float64)[:VOCABULARY] - expected) <= rounding * sizes + 1e-5).all()
+
+
+def test_every_product_of_bfloat16_is_added_up_in_float32_and_no_gradient_outgrows_its_head(monkeypatch):
+    monkeypatch.setattr(logprobs_module, "COLUMN_TILE", 16)
+    arguments = inputs()[0].astype(jnp.bfloat16), inputs()[1].astype(jnp.bfloat16), some_tokens({}), sampling_of()
+    found = list(equations(jax.make_jaxpr(jax.grad(plain_sum, argnums=(0, 1)))(*arguments)))
+    products = [e for e in found if e.primitive.name == "dot_general"]
+    # Logits to find the cut, logits, logits again, and the gradients of hidden states and head.
+    assert len(products) == 5
+    for product in products:
+        assert {v.aval.dtype for v in product.invars} == {jnp.dtype(jnp.bfloat16)}
+        assert product.outvars[0].aval.dtype == jnp.float32
+    outputs = [out.aval for equation in found for out in equation.outvars]
+    assert {a.dtype for a in outputs if a.shape == (V, D)} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_gradients_of_many_tokens_are_added_up_in_float32():
+    # The gradient of row 0 of the head is 1 - 1/2 from each of 600 tokens; in bfloat16 the sum would stick at 256 / 2.
+    states, head = jnp.ones((1, 600, 1), jnp.bfloat16), jnp.zeros((2, 1))
+
+    def total(head):
+        return token_scores(states, head, jnp.zeros((1, 600), jnp.int32), sampling_of(), vocabulary=2).logprobs.sum()
+
+    np.testing.assert_array_equal(jax.grad(total)(head), [[300.0], [-300.0]])
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_what_is_sampled_under_masks_is_what_is_scored(settings):
+    hidden, head, _ = inputs()
+    tokens, sampling = some_tokens(settings, True), sampling_of(**settings)
+    scores = jax.jit(functools.partial(token_scores, vocabulary=VOCABULARY))(
+        hidden, head, tokens, sampling, allowed=allowed()
+    )
+    logits = head_logits(hidden.reshape(-1, D), head)
+    masks = allowed().table[allowed().index.reshape(-1)]
+    sampled = sampled_logits(logits, sampling, VOCABULARY, allowed=masks)
+    for one, other in zip(scores, logit_scores(sampled, tokens.reshape(-1)), strict=True):
+        np.testing.assert_allclose(one.reshape(-1), other, atol=2e-6)
+
+
+def test_mask_zero_changes_nothing():
+    _, _, tokens = inputs()
+    everything = Allowed(allowed().table, jnp.zeros((B, T), jnp.int32))
+    plain, masked = (compiled_gradient()(*inputs()[:2], tokens, sampling_of(), given) for given in (None, everything))
+    jax.tree.map(np.testing.assert_array_equal, plain, masked)
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 1}], ids=str)
+def test_a_drawn_token_that_its_mask_forbids_keeps_a_finite_logprob(settings):
+    # Probabilities 1/2, 1/4, 1/4; the mask leaves the second alone. If the first was drawn, both are possible, 2 to 1.
+    head = jnp.log(jnp.array([[0.5], [0.25], [0.25]]))
+    masks = Allowed(jnp.array([[7], [2]], jnp.uint32), jnp.ones((1, 1), jnp.int32))
+    for token, expected in [(1, 0.0), (0, math.log(2 / 3))]:
+        tokens = jnp.full((1, 1), token)
+        scores = token_scores(jnp.ones((1, 1, 1)), head, tokens, sampling_of(**settings), vocabulary=3, allowed=masks)
+        assert scores.logprobs[0, 0] == pytest.approx(expected, abs=1e-6)
+        logits = sampled_logits(head.T, sampling_of(**settings), 3, tokens[0], masks.table[masks.index[0]])
+        assert logit_scores(logits, tokens[0])[0][0] == pytest.approx(expected, abs=1e-6)
+
+
 def test_one_program_serves_all_settings():
     scores_of(*inputs(), SETTINGS[0])
     programs = compiled()._cache_size()
