@@ -15,9 +15,14 @@ from jaxfc.truncation import allowed_columns, divisor, is_cut, least_kept, padde
 from jaxfc.types import Allowed, Sampling, TokenScores
 
 COLUMN_TILE = 4096
-"""Vocabulary entries scored at once."""
+"""Vocabulary entries scored at once: a tile of the head, which is read, cast and, over `fsdp`, gathered by itself.
+
+With ROW_TILE tokens a tile of logits has 32 MiB in float32, and two of them are about all that scoring needs beside its
+inputs. On CPU 2,048 to 8,192 take the same time. An accelerator wants both sizes in the thousands: each
+byte of the head that is read then serves a thousand operations, and the steps are few.
+"""
 ROW_TILE = 2048
-"""Tokens scored at once, on each device."""
+"""Tokens scored at once, on each device: those for which a tile of the head is read once."""
 WHOLE_ROW_NUMBERS = 2**22
 """Logits held at once where top-k and top-p need whole rows of them (16 MiB)."""
 
@@ -125,8 +130,9 @@ def token_statistics(
 
         d logprob / d z_v = [v = token] - p_v,  d entropy / d z_v = -p_v (log p_v + entropy)
 
-    It is taken with respect to `hidden` and `head` only (reverse mode), and added up in float32. A token on whose
-    scores nothing depends has no effect on it, whatever its hidden state, infinite or NaN.
+    It is taken with respect to `hidden` and `head` only (reverse mode), multiplied in the dtype of `hidden` and added
+    up in float32. A token on whose scores nothing depends has no effect on it, whatever its hidden state, infinite or
+    NaN.
 
     On a mesh each device scores its rows against its part of the vocabulary; only a few numbers per token, the
     gradient of `hidden`, and a tile of the head at a time (over `fsdp`) travel between devices.

@@ -39,6 +39,7 @@ def least_kept(logits: Float[Array, "N V"], sampling: Sampling, axes: tuple[str,
         axes: the mesh axes over which the columns are split, inside `jax.shard_map`.
     """
     keys = _ordered(logits)
+    nothing = jnp.zeros(logits.shape[:1], jnp.uint32)
 
     def total(values: Array) -> Array:
         return jax.lax.psum(values.sum(axis=1), axes)
@@ -46,15 +47,20 @@ def least_kept(logits: Float[Array, "N V"], sampling: Sampling, axes: tuple[str,
     def greatest(values: Array) -> Array:
         return jax.lax.pmax(values.max(axis=1), axes)
 
-    kth = _last(lambda key: total((keys >= key[:, None]).astype(jnp.int32)) >= sampling.top_k, keys.shape[0])
-    kth = jnp.where(sampling.top_k > 0, kth, 0)
-    top = greatest(logits)
-    weights = jnp.where(keys >= kth[:, None], jnp.exp(logits - top[:, None]), 0.0)
-    mass = sampling.top_p * total(weights)
-    # A token stays while the likelier ones have less than top_p; the likeliest stays whatever top_p is.
-    full = _last(lambda key: total(jnp.where(keys > key[:, None], weights, 0.0)) >= mass, keys.shape[0])
-    first = jnp.where(sampling.top_p < 1, jnp.minimum(full, _ordered(top) - 1) + 1, 0)
-    kept = keys >= jnp.maximum(kth, first)[:, None]
+    def of_top_k() -> Array:
+        return _last(lambda key: total((keys >= key[:, None]).astype(jnp.int32)) >= sampling.top_k, nothing)
+
+    def of_top_p(kth: Array) -> Array:
+        top = greatest(logits)
+        weights = jnp.where(keys >= kth[:, None], jnp.exp(logits - top[:, None]), 0.0)
+        mass = sampling.top_p * total(weights)
+        # A token stays while the likelier ones have less than top_p; the likeliest stays whatever top_p is.
+        full = _last(lambda key: total(jnp.where(keys > key[:, None], weights, 0.0)) >= mass, nothing)
+        return jnp.maximum(kth, jnp.minimum(full, _ordered(top) - 1) + 1)
+
+    first = jax.lax.cond(sampling.top_k > 0, of_top_k, lambda: nothing)
+    first = jax.lax.cond(sampling.top_p < 1, of_top_p, lambda kth: kth, first)
+    kept = keys >= first[:, None]
     least = -greatest(jnp.where(kept, -logits, -jnp.inf))
     lost = greatest(jnp.where(kept, -jnp.inf, logits))
     middle = (least + lost) / 2
@@ -67,17 +73,17 @@ def _ordered(values: Float[Array, "..."]) -> UInt32[Array, "..."]:
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 
 
-def _last(holds: Callable[[Array], Array], count: int) -> UInt32[Array, " count"]:
+def _last(holds: Callable[[Array], Array], nothing: UInt32[Array, " N"]) -> UInt32[Array, " N"]:
     """The greatest key for which `holds(keys)` is true, row by row, bit by bit from the highest; 0 if for none.
 
-    `holds` is true up to some key and false from there on.
+    `holds` is true up to some key and false from there on; `nothing` is 0 for each row.
     """
 
     def add_bit(number: Array, found: Array) -> Array:
         trial = found | (jnp.uint32(1) << (31 - number).astype(jnp.uint32))
         return jnp.where(holds(trial), trial, found)
 
-    return jax.lax.fori_loop(0, WORD, add_bit, jnp.zeros(count, jnp.uint32))
+    return jax.lax.fori_loop(0, WORD, add_bit, nothing)
 
 
 def padded_words(table: UInt32[Array, "M W"], columns: int, vocabulary: int) -> UInt32[Array, "M U"]:
