@@ -1,3 +1,4 @@
+import re
 import time
 
 import pytest
@@ -63,10 +64,62 @@ def test_details_say_what_was_found():
 
 @pytest.mark.parametrize("syntax", [Syntax.STRICT, Syntax.BFCL], ids=lambda syntax: syntax.name)
 def test_no_call_is_right_where_none_is_expected(syntax):
-    for text in ("", "[]", "None of the tools does that.", "I'd use [a map](http://x.y)", "[get_weather(city='Rome'"):
+    for text in ("", "[]", "None of the tools does that.", "I'd use [a map](http://x.y)"):
         assert judge(text, syntax=syntax) == RIGHT, text
     for text in ("[get_weather(city='Rome')]", "[other()]", "[get_weather('Rome')]", "other(x=y)"):
         assert judge(text, syntax=syntax).reason == "no call expected", text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[clock_1_Fper='Fo nHets')]",
+        "[get_weather(city='Rome'",
+        "[None]",
+        "[get_weather]",
+        "``` [get_weather(city=)]```",
+        "I call get_weather(city='Rome'",
+        "I call get_weather (city='Rome'",
+        "Later [ get_weather, clock.set ] may help",
+        "so clock.set(",
+        "no: fly(to='Rome'",
+        '{"name": "get_weather", "arguments": {"city": "Rome"}}',
+        "[" * 5000,
+    ],
+)
+def test_a_failed_attempt_at_a_call_is_not_no_call(text):
+    verdict = judge(text)
+    assert verdict.reason == "malformed call" and not verdict.ok and verdict.detail.startswith("no call expected; ")
+    # BFCL takes whatever does not parse for no call; where a call is expected, the reason is the parser's.
+    assert judge(text, syntax=Syntax.BFCL) == RIGHT
+    assert judge(text, ROME).reason.startswith("parse: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " \n [] ",
+        "None of the tools does that.",
+        "get_weather needs a city; which city (or cities) do you mean?",
+        "For that, clock.set and get_weather (which are on offer) are of no use.",
+        "my_get_weather() is not get_weather",
+        "The price (p == 3) and the list [1, 2] say nothing.",
+        "I'd use [a map](http://x.y) or [the clock](http://x.y).",
+        "(city=",
+    ],
+)
+def test_prose_is_no_call(text):
+    assert judge(text) == RIGHT
+
+
+@given(st.text(alphabet="[](){}`'= f1.", max_size=12))
+def test_a_text_that_starts_as_a_list_is_no_call_only_if_it_is_an_empty_one(text):
+    empty = re.fullmatch(r"\[[ ]*\] *", "[" + text) is not None
+    assert judge("[" + text).ok is empty
+
+
+def test_a_tool_without_a_name_makes_no_text_an_attempt():
+    assert judge_answer("a (b) [c]", [Tool("", "", {}, ())], [], Syntax.STRICT) == RIGHT
 
 
 def test_a_call_within_text_is_a_call_to_the_strict_syntax_only():

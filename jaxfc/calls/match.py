@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxfc.calls.dialects import show
-from jaxfc.calls.parse import ParseError, Syntax, find_calls, parse_calls
+from jaxfc.calls.parse import ParseError, Syntax, attempts_calls, find_calls, parse_calls
 from jaxfc.calls.schema import AcceptedCall, Call, Tool
 
 
@@ -13,7 +13,7 @@ class Verdict(NamedTuple):
 
     ok: bool
     reason: str
-    """`ok`, or one of few kinds of fault: `parse: syntax`, `count`, `name`, `value: string`, ..."""
+    """`ok`, or one of few kinds of fault: `parse: syntax`, `malformed call`, `count`, `name`, ..."""
     detail: str = ""
     """What was found, for people."""
 
@@ -44,8 +44,9 @@ def judge_answer(text: str, tools: Sequence[Tool], accepted: Sequence[AcceptedCa
         tools: on offer; each accepted call names one of them.
         accepted: the expected calls; none: no call may be made; `ANY_CALL`: some call must be made.
         syntax: what counts as a list of calls. Where no call may be made, the lenient syntax takes all that does not
-            parse for no call, as BFCL does. Otherwise text is no call unless it is or holds a list of calls, even one
-            that only the lenient syntax reads.
+            parse for no call, as BFCL does. Otherwise text is a call if it is or holds a list of calls, even one that
+            only the lenient syntax reads; `malformed call` if it only looks like one (`parse.attempts_calls`); and
+            no call if it is prose.
     """
     try:
         calls = parse_calls(text, syntax)
@@ -53,6 +54,8 @@ def judge_answer(text: str, tools: Sequence[Tool], accepted: Sequence[AcceptedCa
         if accepted:
             return Verdict(False, error.reason, error.detail)
         calls = [] if syntax.lenient else find_calls(text)
+        if not (calls or syntax.lenient) and attempts_calls(text, (tool.name for tool in tools)):
+            return Verdict(False, "malformed call", f"no call expected; {error}")
     return match_calls(calls, tools, accepted)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import re
 import threading
 import warnings
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from jaxfc.calls.dialects import show
@@ -81,6 +82,8 @@ _TOKENS = re.compile(
 _MAY_WARN = re.compile(r"\\|[0-9]\.?[A-Za-z]")
 _LIST_OF_CALLS = re.compile(r"\[\s*[^\W\d][\w.]*\s*\(")
 _MOST_LISTS = 8
+# A name, an opening parenthesis, and an argument's keyword.
+_KEYWORD_CALL = re.compile(r"\w[ \t]*\(\s*[^\W\d]\w*\s*=(?!=)")
 _FILTERS = threading.Lock()
 _DIGITS_PER_BIT = 0.30103
 
@@ -128,6 +131,28 @@ def find_calls(text: str) -> list[Call]:
         if calls:
             return calls
     return []
+
+
+def attempts_calls(text: str, names: Iterable[str]) -> bool:
+    """Whether a text that is no list of calls looks like one that went wrong. All else is prose.
+
+    An attempt is a text that
+
+    - starts with `[` or `{`, after white space and backticks: a broken list, or calls in another notation; or
+    - has the name of an offered tool directly before `(`, or directly after `[`; or
+    - has any name before `(` and a keyword: `other(city=`.
+
+    So a remark such as `get_weather needs a city`, `[a map](http://x.y)` within a sentence or `the city (or cities)`
+    is prose, while `call get_weather() first` is an attempt.
+
+    Args:
+        text: whatever a model wrote.
+        names: of the tools on offer.
+    """
+    if text.lstrip("` \t\r\n")[:1] in ("[", "{") or _KEYWORD_CALL.search(text):
+        return True
+    offered = "|".join(re.escape(name) for name in names if name)
+    return bool(offered) and re.search(rf"(?<!\w)(?:{offered})\(|\[\s*(?:{offered})(?!\w)", text) is not None
 
 
 def _closing_bracket(text: str, start: int) -> int:
