@@ -16,7 +16,20 @@ LAYERS = [
     # 0 vocabulary
     {"algorithm", "calls", "command", "config", "files", "metrics", "settings", "sharding", "types"},
     # 1 parts
-    {"advantages", "data", "logprobs", "losses", "models", "rewards", "tiles", "truncation"},
+    {
+        "advantages",
+        "aggregation",
+        "data",
+        "importance",
+        "kl",
+        "logprobs",
+        "losses",
+        "models",
+        "rewards",
+        "selection",
+        "tiles",
+        "truncation",
+    },
     # 2 engines
     {"checkpoint", "engine", "learner", "programs", "records", "sampler", "transcripts", "workspace"},
     # 3 evaluation and views
@@ -32,6 +45,7 @@ WITHIN_A_LAYER = {
     "metrics": {"command", "files"},
     "sharding": {"command"},
     "logprobs": {"tiles", "truncation"},
+    "losses": {"aggregation", "kl"},
     "rewards": {"data"},
     "tiles": {"truncation"},
     "engine": {"learner", "programs", "sampler", "workspace"},
