@@ -157,6 +157,28 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Draft:
+    """Speculation: the next tokens are copied from where the last ones stood before, and verified all at once.
+
+    It changes how fast completions are sampled, and nothing of what is sampled.
+    """
+
+    tokens: int = 4
+    """Tokens drafted, verified in one step of the decoder."""
+    match: int = 1
+    """Tokens that must agree at least; of several places the one where most agree is copied."""
+    pays_above: float = 1.3
+    """Tokens sampled per slot and step below which drafts are given up for the rest of a batch."""
+
+    def __post_init__(self):
+        if self.tokens < 1 or self.match < 1 or self.pays_above < 1:
+            raise ValueError(
+                f"rollout.draft has tokens {self.tokens}, match {self.match}, pays_above {self.pays_above}; each is at "
+                "least 1 (draft=null is no speculation)."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Rollout:
     """How completions are sampled."""
 
@@ -166,8 +188,16 @@ class Rollout:
     """Draw among the k likeliest tokens; 0 is all."""
     top_p: float = 1.0
     """Draw among the likeliest tokens that together have this probability."""
+    slots: int | None = None
+    """Completions decoded at once, on all devices together; as one ends the next begins. null is the whole batch."""
+    cache: Literal["compute", "bfloat16", "int8"] = "compute"
+    """Type of keys and values while sampling; `compute` is that of the products. The trainer's are not rounded."""
+    draft: Draft | None = None
+    """null samples one token per completion and step."""
 
     def __post_init__(self):
+        if self.slots is not None and self.slots < 1:
+            raise ValueError(f"rollout.slots is {self.slots}; at least 1 completion is decoded at once.")
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError(
                 f"rollout has temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}; right are "

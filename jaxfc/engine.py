@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfc.config import TrainRL
+from jaxfc.decoding import make_steps
+from jaxfc.draws import make_sampling
 from jaxfc.learner import (
     make_advantages,
     make_optimizer,
@@ -17,10 +19,13 @@ from jaxfc.learner import (
     train_batch,
 )
 from jaxfc.programs import Programs, abstract, describe
-from jaxfc.sampler import make_sampler, make_sampling
+from jaxfc.sampler import compile_steps, make_sampler
 from jaxfc.sharding import place_replicated, replicated, rows
-from jaxfc.types import Prompts, Sampling, TokenScores, TrainState
+from jaxfc.types import Prompts, Rollouts, Sampling, TokenScores, TrainState
 from jaxfc.workspace import Workspace
+
+CACHE_TYPES = {"compute": None, "bfloat16": jnp.bfloat16, "int8": jnp.int8}
+"""Names of `rollout.cache` -> types."""
 
 
 class Engine(NamedTuple):
@@ -29,7 +34,7 @@ class Engine(NamedTuple):
     state: TrainState
     sampling: Sampling
     sample: Callable
-    """(params, prompts, key, sampling) -> Rollouts"""
+    """(params, prompts, key, sampling, finished=None) -> (Rollouts, Effort)"""
     score: Callable
     """(params, rollouts, sampling) -> TokenScores"""
     shape: Callable
@@ -51,8 +56,15 @@ def compile_engine(config: TrainRL, work: Workspace, programs: Programs) -> Engi
         max_tokens=length,
     )
     sampling = place_replicated(work.mesh, sampling)
-    sample = make_sampler(
-        work.decoder, work.mesh, group_size=algorithm.group_size, length=length, vocabulary=vocabulary
+    steps = make_steps(
+        work.decoder,
+        work.mesh,
+        group_size=algorithm.group_size,
+        length=length,
+        vocabulary=vocabulary,
+        slots=config.rollout.slots,
+        cache=CACHE_TYPES[config.rollout.cache],
+        drafts=config.rollout.draft,
     )
     parts = algorithm.updates * algorithm.micro_batches
     score = make_score(work.decoder, work.mesh, vocabulary=vocabulary, micro_batches=parts)
@@ -72,8 +84,10 @@ def compile_engine(config: TrainRL, work: Workspace, programs: Programs) -> Engi
     def prompts_at(bucket: int) -> Prompts:
         return describe(Prompts(np.zeros((batch, bucket), np.int32), np.zeros(batch, np.int32)), on_rows)
 
-    def rollouts_at(bucket: int):
-        return describe(jax.eval_shape(sample, params, prompts_at(bucket), key, sampling), on_rows)
+    def rollouts_at(bucket: int) -> Rollouts:
+        tokens = jax.ShapeDtypeStruct((count, length), jnp.int32, sharding=on_rows)
+        ended = jax.ShapeDtypeStruct((count,), jnp.bool_, sharding=on_rows)
+        return Rollouts(prompts_at(bucket), tokens, lengths, ended, scores)
 
     def batch_at(bucket: int):
         rollouts = rollouts_at(bucket)
@@ -82,10 +96,13 @@ def compile_engine(config: TrainRL, work: Workspace, programs: Programs) -> Engi
 
     buckets = config.data.prompt_buckets
     by_bucket = programs.by_bucket
+    steps = compile_steps(
+        programs, "rollout", steps, buckets, lambda bucket: (params, prompts_at(bucket), key, sampling)
+    )
     return Engine(
         state,
         sampling,
-        by_bucket("rollout", sample, buckets, lambda bucket: (params, prompts_at(bucket), key, sampling)),
+        make_sampler(steps, work.mesh),
         by_bucket("score", score, buckets, lambda bucket: (params, rollouts_at(bucket), sampling)),
         programs.compile("advantages", shape, rewards, cot_mask, lengths, scores, scores),
         by_bucket("update", update, buckets, lambda bucket: (abstract(state), batch_at(bucket), sampling)),

@@ -24,9 +24,11 @@ from jaxfc.config import Prompt
 from jaxfc.data.example import Example
 from jaxfc.data.pipeline import bucket_of, pad_prompts
 from jaxfc.data.prompts import Tokenizer, answer_of, prompt_tokens
+from jaxfc.decoding import make_steps
+from jaxfc.draws import make_sampling
 from jaxfc.files import explain_failure, to_json, write_atomically
 from jaxfc.metrics import is_writer
-from jaxfc.sampler import make_sampler, make_sampling
+from jaxfc.sampler import Effort, make_sampler
 from jaxfc.sharding import fetch, place_replicated, place_rows, replicated
 from jaxfc.types import Params, Rollouts
 from jaxfc.workspace import Workspace
@@ -92,7 +94,7 @@ class Scores(NamedTuple):
 
 
 def make_greedy(
-    sample: Callable[..., Rollouts],
+    sample: Callable[..., tuple[Rollouts, Effort]],
     tokenizer: Tokenizer,
     prompt: Prompt,
     mesh: DeviceMesh,
@@ -121,7 +123,7 @@ def make_greedy(
 
     def complete(params: Params, prompts: Sequence[Sequence[int]], bucket: int) -> list[str]:
         fill = [[]] * (batch - len(prompts))
-        rollouts = sample(params, place_rows(mesh, pad_prompts([*prompts, *fill], bucket)), key, sampling)
+        rollouts, _ = sample(params, place_rows(mesh, pad_prompts([*prompts, *fill], bucket)), key, sampling)
         tokens, lengths, ended = fetch((rollouts.tokens, rollouts.lengths, rollouts.ended))
         # The token that ends a completion is no part of its text.
         rows = zip(tokens, lengths - ended.astype(np.int32), strict=True)
@@ -209,7 +211,8 @@ def evaluate_model(
     Raises:
         InputError: as of `evaluate_into`.
     """
-    sample = make_sampler(work.decoder, work.mesh, group_size=1, length=completion_length, vocabulary=work.vocabulary)
+    steps = make_steps(work.decoder, work.mesh, group_size=1, length=completion_length, vocabulary=work.vocabulary)
+    sample = make_sampler(steps, work.mesh)
     greedy = make_greedy(
         sample, work.tokenizer, work.prompt, work.mesh, buckets=buckets, batch=batch, max_tokens=completion_length
     )

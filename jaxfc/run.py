@@ -17,11 +17,13 @@ from jaxfc.command import InputError, dump
 from jaxfc.config import Evaluation, Run
 from jaxfc.data.example import Example
 from jaxfc.data.pipeline import Batches, open_examples
+from jaxfc.decoding import make_steps
+from jaxfc.draws import make_sampling
 from jaxfc.evaluate import make_greedy
 from jaxfc.files import write_atomically
 from jaxfc.programs import Programs, describe
 from jaxfc.rewards import judge_completion
-from jaxfc.sampler import make_sampler, make_sampling
+from jaxfc.sampler import compile_steps, make_sampler
 from jaxfc.sharding import replicated, rows
 from jaxfc.types import Params, Prompts, TrainState
 from jaxfc.workspace import Workspace
@@ -180,14 +182,15 @@ class HeldOut:
 
 def _compile_sampler(config: Evaluation, work: Workspace, programs: Programs):
     length = config.data.completion_length
-    sampler = make_sampler(work.decoder, work.mesh, group_size=1, length=length, vocabulary=work.vocabulary)
+    steps = make_steps(work.decoder, work.mesh, group_size=1, length=length, vocabulary=work.vocabulary)
 
     def arguments(bucket: int):
         sampling = make_sampling(temperature=0.0, stop_tokens=(work.tokenizer.eos,), max_tokens=length)
         whole = describe((jax.random.key(0), sampling), replicated(work.mesh))
         return work.params, describe_prompts(config.batch, bucket, work), *whole
 
-    return programs.by_bucket("evaluate", sampler, config.data.prompt_buckets, arguments)
+    steps = compile_steps(programs, "evaluate", steps, config.data.prompt_buckets, arguments)
+    return make_sampler(steps, work.mesh)
 
 
 def describe_prompts(batch: int, bucket: int, work: Workspace) -> Prompts:

@@ -1,107 +1,133 @@
-"""Prompts -> Rollouts: each prompt is prefilled once, then its G completions are decoded together."""
+"""Prompts -> Rollouts: the host's loop around the compiled steps of decoding."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
 
-from jaxfc.logprobs import head_logits, logit_scores, sampled_logits
-from jaxfc.models.decoder import Decoder
-from jaxfc.sharding import rows
-from jaxfc.types import Cache, Params, Prompts, Rollouts, Sampling, TokenScores
+from jaxfc.decoding import Decoding, Steps, Until
+from jaxfc.programs import Programs, describe
+from jaxfc.sharding import fetch, place_replicated
+from jaxfc.types import Params, Prompts, Sampling
 
-
-class _Progress(NamedTuple):
-    """The state of the decode loop. Per-step results are [T, B]: a step writes one row."""
-
-    step: Int[Array, ""]
-    inputs: Int[Array, " B"]
-    lengths: Int[Array, " B"]
-    running: Bool[Array, " B"]
-    tokens: Int[Array, "T B"]
-    logprobs: Float[Array, "T B"]
-    entropies: Float[Array, "T B"]
-    cache: Cache
+PROBE_TICKS = 8
+"""Length of the first advance with drafts, after which the host looks whether they pay."""
+REPORTS = 8
+"""Into about how many parts completions are handed over as they finish."""
+NO_LIMIT = 2**30
 
 
-def make_sampling(
-    *, temperature: float, top_k: int = 0, top_p: float = 1.0, stop_tokens: tuple[int, ...], max_tokens: int
-) -> Sampling:
-    """Sampling settings as arrays, the form that compiled programs take."""
-    return Sampling(
-        jnp.float32(temperature),
-        jnp.int32(top_k),
-        jnp.float32(top_p),
-        jnp.asarray(stop_tokens, jnp.int32),
-        jnp.int32(max_tokens),
+class Effort(NamedTuple):
+    """What a rollout batch took."""
+
+    ticks: int
+    """Steps of the decoder."""
+    slot_ticks: int
+    """Steps x slots."""
+    busy: int
+    """Steps x slots, those without a completion left out."""
+    tokens: int
+    """Tokens sampled."""
+
+    def metrics(self) -> dict[str, float]:
+        """`speed/slot_occupancy`, part of the slots with a completion; `speed/tokens_per_tick`, 1 without drafts."""
+        return {
+            "speed/slot_occupancy": self.busy / max(self.slot_ticks, 1),
+            "speed/tokens_per_tick": self.tokens / max(self.busy, 1),
+        }
+
+
+def make_sampler(steps: Steps, mesh: Mesh):
+    """Make `(params, prompts, key, sampling, finished=None) -> (Rollouts, Effort)`.
+
+    What is sampled depends on parameters, prompts, key and sampling alone: not on the number of slots, not on drafts,
+    not on the order in which completions end (but for rounding, which differs with the shape of a product).
+
+    Args of the function it makes:
+        params: parameters of the policy.
+        prompts: P of them, on the mesh.
+        key: its random numbers are those of completion and position.
+        sampling: see `types.Sampling`.
+        finished: is given completions as they end, while others are still being decoded:
+            `finished(rows [n], tokens [n, T], lengths [n], ended [n])`, as NumPy arrays, each row once, in any order.
+    """
+
+    def sample(params: Params, prompts: Prompts, key, sampling: Sampling, finished: Callable | None = None):
+        weights, decoding = steps.begin(params, prompts)
+        count, slots = decoding.output.finished.size, decoding.slots.completion.size
+        news = NO_LIMIT if finished is None else -(-count // REPORTS)
+        drafting, probing = steps.advance_drafting is not None, PROBE_TICKS
+        reported, report = np.zeros(count, bool), None
+        efforts, done, admits = [], False, True
+        while not done:
+            while admits:
+                decoding, admits = steps.admit(weights, prompts, decoding)
+                admits = fetch(admits)
+            until = place_replicated(mesh, Until(np.int32(probing if drafting else NO_LIMIT), np.int32(news)))
+            advance = steps.advance_drafting if drafting else steps.advance
+            decoding, progress = advance(weights, prompts, decoding, key, sampling, until)
+            if report is not None:
+                finished(*report)  # While the devices decode.
+            done, admits, ended, work = fetch(progress)
+            efforts.append(Effort(int(work.ticks), int(work.ticks) * slots, int(work.busy), int(work.tokens)))
+            if drafting:
+                drafting, probing = efforts[-1].tokens > steps.drafts.pays_above * efforts[-1].busy, NO_LIMIT
+            if finished is not None:
+                new = np.flatnonzero(ended.reshape(-1) & ~reported)
+                reported[new] = True
+                report = _completions(decoding, new)
+        if report is not None:
+            finished(*report)
+        return steps.end(decoding, prompts), Effort(*map(sum, zip(*efforts, strict=True)))
+
+    return sample
+
+
+def compile_steps(programs: Programs, name: str, steps: Steps, buckets: Sequence[int], arguments: Callable) -> Steps:
+    """Compile the steps for every bucket of prompts.
+
+    Args:
+        programs: where they are listed.
+        name: under which.
+        steps: made by `make_steps`.
+        buckets: lengths of prompts.
+        arguments: bucket -> (params, prompts, key, sampling), as arrays or their descriptions.
+    """
+
+    def begun(bucket: int):
+        params, prompts, *_ = arguments(bucket)
+        shapes = jax.eval_shape(steps.begin, params, prompts)
+        return jax.tree.map(lambda sharding, part: describe(part, sharding), steps.placement, shapes), prompts
+
+    def admit_at(bucket: int):
+        (weights, decoding), prompts = begun(bucket)
+        return weights, prompts, decoding
+
+    def advance_at(bucket: int):
+        _, _, key, sampling = arguments(bucket)
+        until = describe(Until(np.int32(0), np.int32(0)), key.sharding)
+        return *admit_at(bucket), key, sampling, until
+
+    def end_at(bucket: int):
+        (_, decoding), prompts = begun(bucket)
+        return decoding, prompts
+
+    def compiled(part: str, function: Callable, arguments: Callable):
+        return programs.by_bucket(f"{name}/{part}", function, buckets, arguments)
+
+    return steps._replace(
+        begin=compiled("begin", steps.begin, lambda bucket: arguments(bucket)[:2]),
+        admit=compiled("prefill", steps.admit, admit_at),
+        advance=compiled("decode", steps.advance, advance_at),
+        advance_drafting=steps.drafts and compiled("decode drafts", steps.advance_drafting, advance_at),
+        end=compiled("end", steps.end, end_at),
     )
 
 
-def make_sampler(decoder: Decoder, mesh: Mesh, *, group_size: int, length: int, vocabulary: int):
-    """Compile `(params, prompts, key, sampling) -> Rollouts`: one program per prompt bucket.
-
-    Args:
-        decoder: the model's functions.
-        mesh: over which rollouts are spread by row.
-        group_size: completions per prompt (G).
-        length: room for a completion (T); `sampling.max_tokens` may stop it earlier.
-        vocabulary: tokens that exist; padded entries of the head are never drawn.
-    """
-
-    def start(prompts: Prompts, params: Params):
-        prefix = decoder.encode(params, prompts)
-        batch = prompts.lengths.shape[0] * group_size
-        empty = jnp.zeros((length, batch), jnp.float32)
-        return prefix, _Progress(
-            step=jnp.int32(0),
-            inputs=jnp.repeat(prefix.last_tokens, group_size),
-            lengths=jnp.zeros(batch, jnp.int32),
-            running=jnp.repeat(prompts.lengths > 0, group_size),
-            tokens=jnp.zeros((length, batch), jnp.int32),
-            logprobs=empty,
-            entropies=empty,
-            cache=decoder.empty_cache(prefix, group_size, length),
-        )
-
-    def sample(params: Params, prompts: Prompts, key: Array, sampling: Sampling) -> Rollouts:
-        prefix, progress = start(prompts, params)
-        head = decoder.head(params)
-        limit = jnp.minimum(sampling.max_tokens, length)
-
-        def unfinished(progress: _Progress):
-            return (progress.step < limit) & progress.running.any()
-
-        def advance(progress: _Progress) -> _Progress:
-            step, running = progress.step, progress.running
-            hidden, cache = decoder.decode(params, progress.inputs, step, prefix, progress.cache)
-            logits = sampled_logits(head_logits(hidden, head), sampling, vocabulary)
-            drawn = draw(logits, jax.random.fold_in(key, step), sampling.temperature)
-            logprobs, entropies = logit_scores(logits, drawn)
-            stopped = (drawn[:, None] == sampling.stop_tokens).any(axis=1)
-            return _Progress(
-                step=step + 1,
-                inputs=drawn,
-                lengths=progress.lengths + running,
-                running=running & ~stopped,
-                tokens=progress.tokens.at[step].set(jnp.where(running, drawn, 0)),
-                logprobs=progress.logprobs.at[step].set(jnp.where(running, logprobs, 0.0)),
-                entropies=progress.entropies.at[step].set(jnp.where(running, entropies, 0.0)),
-                cache=cache,
-            )
-
-        end = jax.lax.while_loop(unfinished, advance, progress)
-        ended = ~end.running & (end.lengths > 0)
-        return Rollouts(prompts, end.tokens.T, end.lengths, ended, TokenScores(end.logprobs.T, end.entropies.T))
-
-    return jax.jit(sample, out_shardings=rows(mesh))
-
-
-def draw(logits: Float[Array, "B V"], key: Array, temperature: Float[Array, ""]) -> Int[Array, " B"]:
-    """One token a row from softmax(logits); the likeliest when the temperature is 0."""
-    return jax.lax.cond(
-        temperature > 0,
-        lambda: jax.random.categorical(key, logits, axis=1),
-        lambda: jnp.argmax(logits, axis=1),
-    ).astype(jnp.int32)
+def _completions(decoding: Decoding, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, tokens, lengths and whether they ended, of the chosen completions."""
+    output = decoding.output
+    tokens, lengths, ended = fetch((output.tokens, output.lengths, output.ended))
+    return chosen, *(a.reshape(-1, *a.shape[2:])[chosen] for a in (tokens, lengths, ended))

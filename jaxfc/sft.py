@@ -10,6 +10,7 @@ from jaxfc.command import InputError
 from jaxfc.config import Data, Model, Prompt, TrainSFT
 from jaxfc.data.pipeline import Batches, open_examples
 from jaxfc.data.prompts import completion_text, prompt_messages
+from jaxfc.draws import make_sampling
 from jaxfc.learner import make_optimizer, make_sft_step, make_state
 from jaxfc.metrics import Metrics
 from jaxfc.models.create import make_config, make_tokenizer, mimetic_params
@@ -18,7 +19,6 @@ from jaxfc.models.weights import save_model
 from jaxfc.programs import Programs, abstract, describe
 from jaxfc.report import write_report
 from jaxfc.run import Clock, HeldOut, RunFolder, describe_prompts, floats
-from jaxfc.sampler import make_sampling
 from jaxfc.sharding import place_replicated, place_rows, rows
 from jaxfc.types import SftBatch
 from jaxfc.workspace import Workspace, export, open_workspace

@@ -48,7 +48,12 @@ def spec(*axes: str | None) -> Spec:
 
 def shardings(mesh: Mesh, axes):
     """A tree of logical axis names (tuples as leaves) -> the same tree of shardings."""
-    return jax.tree.map(lambda names: NamedSharding(mesh, spec(*names)), axes, is_leaf=lambda x: isinstance(x, tuple))
+    return jax.tree.map(lambda names: NamedSharding(mesh, spec(*names)), axes, is_leaf=is_axes)
+
+
+def is_axes(node) -> bool:
+    """Whether a node of a tree is the logical axis names of an array."""
+    return isinstance(node, tuple) and all(name is None or isinstance(name, str) for name in node)
 
 
 def constrain(mesh: Mesh | None, array: jax.Array, *axes: str | None) -> jax.Array:

@@ -44,7 +44,7 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, int | float]:
             batch = clock("data", next, batches)
             prompts = place_rows(mesh, batch.prompts)
             key = step_key(mesh, config.seed, step, "rollout")
-            rollouts = clock("rollout", engine.sample, state.params, prompts, key, sampling)
+            rollouts, effort = clock("rollout", engine.sample, state.params, prompts, key, sampling)
             seen = fetch(rollouts)
             judged = clock("reward", judge, batch.examples, seen.tokens, seen.lengths, seen.ended)
             if config.reward.shuffled:
@@ -58,7 +58,7 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, int | float]:
             update = train_batch(rollouts, old, reference, advantages)
             state, learning = clock("update", engine.update, state, update, sampling)
 
-            row = reward_metrics(judged, seen.lengths) | floats(shaping) | floats(learning)
+            row = reward_metrics(judged, seen.lengths) | effort.metrics() | floats(shaping) | floats(learning)
             row |= clock("evaluate", held_out.curve_point, step, state.params)
             row |= clock.lap(batch.prompts.lengths, seen.lengths) | {"speed/compiles": programs.compiles()}
             log.write(step, row)

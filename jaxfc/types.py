@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, Num, UInt32
 
 Params = Any
 """A nested dict of arrays, as `Decoder.init` makes it."""
@@ -31,10 +31,28 @@ class Prefix(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Keys and values of the completions sampled so far."""
+    """Keys and values of one layer, kept for decoding in the order in which its products read them.
 
-    keys: Float[Array, "L P G T K Dh"]
-    values: Float[Array, "L P G T K Dh"]
+    N is prompts or slots. Layers stand apart, a tuple of caches, so that none of them is sliced out of a whole.
+    """
+
+    keys: Num[Array, "N K Dh U"]
+    values: Num[Array, "N K U Dh"]
+    key_scales: Float[Array, "N K U"] | None = None
+    """Of int8 keys: what each vector is to be multiplied with."""
+    value_scales: Float[Array, "N K U"] | None = None
+
+
+class Lanes(NamedTuple):
+    """Which slot reads which prompt. A prompt has C lanes, one for each completion that may read it at once.
+
+    Indices count within a shard of the rows, n shards in all, so that no device looks anything up on another.
+    """
+
+    slot_of: Int[Array, "n M"]
+    """Slot in each lane of the shard's prompts, lane = prompt * C + c. Empty lanes name any slot."""
+    lane_of: Int[Array, "n m"]
+    """Lane of each of the shard's slots. Idle slots name any lane."""
 
 
 class Sampling(NamedTuple):

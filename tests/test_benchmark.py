@@ -31,10 +31,11 @@ from jaxfc.benchmarks.table import table
 from jaxfc.benchmarks.training import benchmark_train_step
 from jaxfc.command import InputError
 from jaxfc.config import Data, Mesh, Tasks
+from jaxfc.decoding import Until, make_steps
+from jaxfc.draws import make_sampling
 from jaxfc.learner import make_optimizer, make_policy_step, make_state
 from jaxfc.models.decoder import Decoder, DecoderConfig, parameter_count
 from jaxfc.models.presets import preset
-from jaxfc.sampler import make_sampling
 from jaxfc.sharding import make_mesh
 from jaxfc.types import Prompts, TrainBatch
 
@@ -204,8 +205,18 @@ def test_the_accelerator_workloads_trace_at_full_size(name):
     settings = RolloutBenchmark(model=name, prompts=32, group_size=8, weights="bfloat16", compute="bfloat16")
     subject = abstract_subject(settings)
     prompts = Prompts(jax.ShapeDtypeStruct((32, 1024), jnp.int32), jax.ShapeDtypeStruct((32,), jnp.int32))
-    sample = workload.make_rollout(subject, group_size=8, new_tokens=128, temperature=0.7)
-    rollouts = jax.eval_shape(lambda params, prompts: sample(params, prompts, 0, 128), subject.params, prompts)
+    sizes = {"group_size": 8, "length": 128, "vocabulary": subject.config.vocab_size}
+    steps = make_steps(subject.decoder, subject.mesh, **sizes)
+    sampling = make_sampling(temperature=0.7, stop_tokens=(-1,), max_tokens=128)
+
+    def sample(params, prompts):
+        weights, decoding = steps.begin(params, prompts)
+        decoding, _ = steps.admit(weights, prompts, decoding)
+        until = Until(jnp.int32(128), jnp.int32(256))
+        decoding, _ = steps.advance(weights, prompts, decoding, jax.random.key(0), sampling, until)
+        return steps.end(decoding, prompts)
+
+    rollouts = jax.eval_shape(sample, subject.params, prompts)
     assert rollouts.tokens.shape == (256, 128)
 
     algorithm, optimizer = Algorithm(entropy=None, micro_batches=8), make_optimizer(TrainStepBenchmark().optimizer)
@@ -215,7 +226,6 @@ def test_the_accelerator_workloads_trace_at_full_size(name):
     state = jax.eval_shape(lambda params: make_state(decoder, params, optimizer, subject.mesh), params)
     batch = TrainBatch(rollouts.prompts, rollouts.tokens, rollouts.lengths, *(rollouts.scores.logprobs,) * 2, None)
     batch = batch._replace(advantages=jax.ShapeDtypeStruct((256,), jnp.float32))
-    sampling = make_sampling(temperature=0.7, stop_tokens=(-1,), max_tokens=128)
     flops = matmul_flops(step, state, batch, sampling)
     tokens = 32 * (1024 + 8 * 128)
     # 6 for each matrix weight and token, and 2 more where layers are recomputed; then attention, and the head, which

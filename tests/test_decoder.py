@@ -10,7 +10,7 @@ import pytest
 import jaxfc.models.decoder as decoder_module
 from jaxfc.models.decoder import Decoder, DecoderConfig, parameter_count
 from jaxfc.sharding import make_mesh, place_rows, shardings
-from jaxfc.types import Prompts
+from jaxfc.types import Lanes, Prompts
 
 TIED = DecoderConfig(
     vocab_size=32, width=16, hidden_width=24, layers=2, heads=4, kv_heads=2, head_width=6, rope_theta=100.0
@@ -152,22 +152,37 @@ def test_rows_that_only_fill_the_batch_change_nothing_and_stay_finite():
     np.testing.assert_allclose(hidden[:6], result(TIED)[1][:6], atol=1e-6)
 
 
-@pytest.mark.parametrize("flat_layers", [0, 4], ids=["scanned", "flat"])
+@pytest.mark.parametrize("at_once", [1, 2, T])
 @pytest.mark.parametrize("config", [TIED, UNTIED], ids=["tied", "untied"])
-def test_decoding_step_by_step_equals_extending_at_once(config, flat_layers, monkeypatch):
-    monkeypatch.setattr(decoder_module, "FLAT_LAYERS", flat_layers)
+def test_decoding_step_by_step_equals_extending_at_once(config, at_once):
     decoder, params = Decoder(config), random_params(config)
     prompts, completions = batch()
-    prefix = jit(decoder.encode)(params, prompts)
-    decode = jit(decoder.decode)
+    weights = decoder.weights(params)
+    shared = jit(functools.partial(decoder.prefill, dtype=jnp.float32))(weights, prompts)
+    last = np.maximum(PROMPT_LENGTHS - 1, 0)
+    first = np.asarray(prompts.tokens)[np.arange(P), last]
+    inputs = np.concatenate([np.repeat(first, G)[:, None], completions[:, :-1]], axis=1)
+    expected = np.asarray(result(config)[1])
+    # The slots hold the completions in any order, in two shards of the rows, and are not equally far.
+    order = np.concatenate([shard * 4 + np.random.default_rng(shard).permutation(4) for shard in range(2)])
+    lane_of = (order % 4).reshape(2, 4)
+    lanes = Lanes(jnp.asarray(np.argsort(lane_of, axis=1)), jnp.asarray(lane_of))
     # Room for more tokens than are decoded: what is not written yet must not count.
-    cache = decoder.empty_cache(prefix, G, T + 2)
-    cache = jax.tree.map(lambda a: a + 1e3, cache)
-    inputs = jnp.concatenate([jnp.repeat(prefix.last_tokens, G)[:, None], completions[:, :-1]], axis=1)
-    for t in range(T):
-        hidden, cache = decode(params, inputs[:, t], jnp.int32(t), prefix, cache)
-        at_once = np.asarray(result(config)[1][:, t])
-        np.testing.assert_allclose(hidden, at_once, atol=1e-4)
+    own = jax.tree.map(lambda a: a + 1e3, decoder.empty_caches(P * G, T + 2, jnp.float32))
+    lengths = np.arange(P * G) % 2
+    decode = jit(decoder.decode)
+    start = jit(decoder.decode)(weights, inputs[order][:, :1], jnp.zeros(P * G, int), own, shared, last, lanes)[1]
+    own = jax.tree.map(
+        lambda begun, not_begun: jnp.where((lengths == 1).reshape(-1, *(1,) * (begun.ndim - 1)), begun, not_begun),
+        start,
+        own,
+    )
+    while (lengths + at_once <= T).any():
+        at = np.minimum(lengths, T - at_once)
+        columns = at[:, None] + np.arange(at_once)
+        hidden, own = decode(weights, np.take_along_axis(inputs[order], columns, 1), at, own, shared, last, lanes)
+        np.testing.assert_allclose(hidden, expected[order[:, None], columns], atol=1e-4)
+        lengths = lengths + at_once
 
 
 @pytest.mark.parametrize(("flat_layers", "remat"), [(0, False), (0, True), (4, True)])

@@ -17,11 +17,12 @@ from jaxfc.command import InputError
 from jaxfc.config import Mesh, Model, Prompt
 from jaxfc.data.example import Example
 from jaxfc.data.prompts import prompt_tokens
+from jaxfc.decoding import make_steps
 from jaxfc.evaluate import PROMPT_TOO_LONG, Outcome, evaluate, evaluate_into, evaluate_model, make_greedy, score
 from jaxfc.models.create import make_config, make_tokenizer
 from jaxfc.models.decoder import Decoder
 from jaxfc.models.weights import save_model
-from jaxfc.sampler import make_sampler
+from jaxfc.sampler import Effort, make_sampler
 from jaxfc.sharding import make_mesh, replicated
 from jaxfc.types import Rollouts, TokenScores
 from jaxfc.workspace import open_workspace
@@ -186,7 +187,8 @@ def greedy(work):
     """`(batch, buckets) -> generate` with that model, and its tokenizer."""
     mesh = make_mesh((1, 1, 1), jax.devices()[:1])
     params = jax.tree.map(lambda a: jax.device_put(jax.device_get(a), replicated(mesh)), work.params)
-    sample = make_sampler(work.decoder, mesh, group_size=1, length=LENGTH, vocabulary=work.vocabulary)
+    decoder = Decoder(work.decoder.config, mesh=mesh)
+    sample = make_sampler(make_steps(decoder, mesh, group_size=1, length=LENGTH, vocabulary=work.vocabulary), mesh)
 
     def generate(batch, buckets):
         settings = {"buckets": buckets, "batch": batch, "max_tokens": LENGTH}
@@ -228,7 +230,8 @@ def test_the_token_that_ends_a_completion_is_no_part_of_its_text(greedy):
         # The first completion ends, the second is cut at the limit, the third only fills the batch.
         tokens = jnp.array([[*written, tokenizer.eos], [*written, written[0]], [0] * length])
         lengths, ended = jnp.array([length, length, 0]), jnp.array([True, False, True])
-        return Rollouts(prompts, tokens, lengths, ended, TokenScores(jnp.zeros((3, length)), jnp.zeros((3, length))))
+        scores = TokenScores(jnp.zeros((3, length)), jnp.zeros((3, length)))
+        return Rollouts(prompts, tokens, lengths, ended, scores), Effort(0, 0, 0, 0)
 
     mesh = make_mesh((1, 1, 1), jax.devices()[:1])
     generate = make_greedy(sample, tokenizer, PROMPT, mesh, buckets=(256,), batch=3, max_tokens=length)

@@ -18,20 +18,19 @@ LAYERS = [
     # 1 parts
     {
         "advantages",
-        "aggregation",
         "data",
-        "importance",
-        "kl",
+        "drafts",
+        "draws",
         "logprobs",
         "losses",
         "models",
         "rewards",
-        "selection",
+        "slots",
         "tiles",
         "truncation",
     },
     # 2 engines
-    {"checkpoint", "engine", "learner", "programs", "records", "sampler", "transcripts", "workspace"},
+    {"checkpoint", "decoding", "engine", "learner", "programs", "records", "sampler", "transcripts", "workspace"},
     # 3 evaluation and views
     {"bfcl", "curves", "evaluate", "plan", "report", "server"},
     # 4 programs
@@ -45,11 +44,11 @@ WITHIN_A_LAYER = {
     "metrics": {"command", "files"},
     "sharding": {"command"},
     "logprobs": {"tiles", "truncation"},
-    "losses": {"aggregation", "kl"},
     "rewards": {"data"},
     "tiles": {"truncation"},
-    "engine": {"learner", "programs", "sampler", "workspace"},
     "benchmarks": {"run"},
+    "engine": {"decoding", "learner", "programs", "sampler", "workspace"},
+    "sampler": {"decoding", "programs"},
     "report": {"curves"},
     "sft": {"run"},
     "train": {"run"},

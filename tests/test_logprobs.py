@@ -10,8 +10,8 @@ import pytest
 from tiny import array_shapes, equations
 
 import jaxfc.logprobs as logprobs_module
+from jaxfc.draws import make_sampling
 from jaxfc.logprobs import head_logits, length_mask, logit_scores, sampled_logits, token_scores, token_statistics
-from jaxfc.sampler import make_sampling
 from jaxfc.sharding import make_mesh, replicated, rows, shardings
 from jaxfc.types import Allowed
 

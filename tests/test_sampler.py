@@ -1,15 +1,20 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from tiny import DECODER, VOCABULARY, array_shapes, one_device, plain_hidden, ragged_prompts, tiny_params
 
+from jaxfc.config import Draft
+from jaxfc.decoding import Until, make_steps
+from jaxfc.draws import make_sampling
 from jaxfc.learner import make_score
 from jaxfc.logprobs import length_mask
-from jaxfc.models.decoder import Decoder
-from jaxfc.sampler import make_sampler, make_sampling
+from jaxfc.sampler import PROBE_TICKS, make_sampler
+from jaxfc.sharding import make_mesh, place_rows, shardings
 from jaxfc.types import Prompts
 
 PROMPT_LENGTHS = (9, 1, 13, 6)
@@ -19,9 +24,14 @@ STOPS = (0, 4, 9, 14, 20, 31)
 
 
 @functools.cache
-def sampler():
-    """The one compiled sampler of these tests; every setting is an argument of it."""
-    return make_sampler(DECODER, one_device(), group_size=G, length=T, vocabulary=VOCABULARY)
+def steps(group_size=G, length=T, **changed):
+    return make_steps(DECODER, one_device(), group_size=group_size, length=length, vocabulary=VOCABULARY, **changed)
+
+
+def sampler(**changed):
+    """`(params, prompts, key, sampling) -> Rollouts`; every setting of the sampling is an argument of it."""
+    sample = make_sampler(steps(**changed), one_device())
+    return lambda *arguments: sample(*arguments)[0]
 
 
 @functools.cache
@@ -36,6 +46,10 @@ def settings(**changed):
 def draw(*, prompts=None, key=0, **changed):
     prompts = ragged_prompts(PROMPT_LENGTHS, S) if prompts is None else prompts
     return sampler()(tiny_params(), prompts, jax.random.key(key), settings(**changed))
+
+
+def compiled(steps):
+    return [step for step in steps if hasattr(step, "_cache_size")]
 
 
 def same(one, other):
@@ -99,7 +113,7 @@ def test_the_key_decides_what_is_drawn():
 
 @pytest.mark.parametrize("changed", [{}, {"temperature": 0.7}, {"top_k": 6}, {"top_p": 0.5}], ids=str)
 def test_tokens_are_drawn_as_often_as_the_distribution_says(changed):
-    rows, sample = 4096, make_sampler(DECODER, one_device(), group_size=4096, length=1, vocabulary=VOCABULARY)
+    rows, sample = 4096, sampler(group_size=4096, length=1)
     prompts = ragged_prompts((8,), 8)
     tokens = np.asarray(sample(tiny_params(), prompts, jax.random.key(5), settings(**changed)).tokens[:, 0])
     hidden = plain_hidden(tiny_params(), prompts, jnp.zeros((1, 1), jnp.int32))[0, 0]
@@ -121,8 +135,8 @@ def test_tokens_are_drawn_as_often_as_the_distribution_says(changed):
 
 def test_every_setting_takes_effect_on_a_live_sampler_without_a_compile():
     free, greedy = draw(), draw(temperature=0.0)
-    programs = sampler()._cache_size()
-    assert programs == 1
+    programs = [step._cache_size() for step in compiled(steps())]
+    assert programs == [1] * 4
     assert not np.array_equal(free.tokens, greedy.tokens)
     # A lone choice is the likeliest token, whatever the temperature; its logprob is then 0, and not 0 when greedy.
     for only_one in (draw(top_k=1), draw(top_p=1e-6), draw(temperature=1e-4)):
@@ -137,7 +151,7 @@ def test_every_setting_takes_effect_on_a_live_sampler_without_a_compile():
     stopped = draw(stop_tokens=(int(free.tokens[0, 0]),) * len(STOPS))
     assert stopped.lengths[0] == 1 and stopped.ended[0] and not np.array_equal(stopped.lengths, free.lengths)
     assert draw(max_tokens=10**6).lengths.max() <= T
-    assert sampler()._cache_size() == programs
+    assert [step._cache_size() for step in compiled(steps())] == programs
 
 
 # Where completions end
@@ -183,22 +197,14 @@ def test_a_prompt_may_hold_and_end_with_the_token_that_pads_and_stops():
 
 
 def test_decoding_stops_with_the_last_completion():
-    steps = []
-
-    class Counting(Decoder):
-        def decode(self, params, tokens, step, prefix, cache):
-            jax.debug.callback(lambda step: steps.append(int(step)), step)
-            return super().decode(params, tokens, step, prefix, cache)
-
-    sample = make_sampler(Counting(DECODER.config), one_device(), group_size=2, length=40, vocabulary=VOCABULARY)
+    sample = make_sampler(steps(group_size=2, length=40), one_device())
     for stops in (STOPS, tuple(range(VOCABULARY))):
         stops = (*stops, *(VOCABULARY,) * (VOCABULARY - len(stops)))
-        rollouts = sample(tiny_params(), ragged_prompts((3, 4), 4), jax.random.key(0), settings(stop_tokens=stops))
-        jax.block_until_ready(rollouts)
-        jax.effects_barrier()
-        assert sorted(steps) == list(range(int(rollouts.lengths.max())))
-        assert rollouts.lengths.max() <= T
-        steps.clear()
+        arguments = tiny_params(), ragged_prompts((3, 4), 4), jax.random.key(0), settings(stop_tokens=stops)
+        rollouts, effort = sample(*arguments)
+        assert effort.ticks == rollouts.lengths.max() <= T
+        assert effort.tokens == effort.busy == rollouts.lengths.sum()
+        assert effort.slot_ticks == effort.ticks * 4
 
 
 def test_rows_that_only_fill_the_batch_stay_empty_and_change_no_other():
@@ -227,8 +233,7 @@ def test_what_a_prompt_is_padded_with_has_no_effect_at_all():
 
 
 def test_the_bucket_of_a_prompt_changes_no_completion():
-    wide = make_sampler(DECODER, one_device(), group_size=G, length=T, vocabulary=VOCABULARY)
-    rollouts = wide(tiny_params(), ragged_prompts(PROMPT_LENGTHS, 2 * S), jax.random.key(0), settings())
+    rollouts = sampler()(tiny_params(), ragged_prompts(PROMPT_LENGTHS, 2 * S), jax.random.key(0), settings())
     narrow = draw()
     np.testing.assert_array_equal(rollouts.tokens, narrow.tokens)
     np.testing.assert_array_equal(rollouts.lengths, narrow.lengths)
@@ -237,14 +242,137 @@ def test_the_bucket_of_a_prompt_changes_no_completion():
 
 
 def test_prefill_makes_logits_for_no_prompt_position():
-    arguments = (tiny_params(), ragged_prompts(PROMPT_LENGTHS, S), jax.random.key(0), settings())
-    shapes = array_shapes(jax.make_jaxpr(sampler())(*arguments))
-    rows = {shape[0] for shape in shapes if len(shape) == 2 and shape[1] == V}
-    # One row for each completion; the head itself has one for each of its features.
-    assert rows <= {1, len(PROMPT_LENGTHS) * G, DECODER.config.width}
-    assert len(PROMPT_LENGTHS) * G in rows, "the measure does not see logits"
-    assert not any(V in shape for shape in shapes if len(shape) > 2)
-    compiled = sampler().lower(*arguments).compile().as_text()
-    assert f"[{len(PROMPT_LENGTHS) * G},{V}]" in compiled
-    for positions in (f"{len(PROMPT_LENGTHS)},{S},{V}", f"{len(PROMPT_LENGTHS) * S},{V}", f"{S},{V}"):
-        assert f"[{positions}]" not in compiled
+    prompts, s = ragged_prompts(PROMPT_LENGTHS, S), steps()
+    weights, decoding = s.begin(tiny_params(), prompts)
+    prefill = array_shapes(jax.make_jaxpr(s.admit)(weights, prompts, decoding))
+    assert any(S in shape for shape in prefill), "the measure does not see the prompts"
+    assert not any(V in shape for shape in prefill)
+    decoding, _ = s.admit(weights, prompts, decoding)
+    until = Until(jnp.int32(1), jnp.int32(1))
+    tick = array_shapes(jax.make_jaxpr(s.advance)(weights, prompts, decoding, jax.random.key(0), settings(), until))
+    # One row of logits for each completion; the head itself has one for each of its features.
+    assert {shape[0] for shape in tick if len(shape) == 2 and shape[1] == V} <= {1, 12, DECODER.config.width}
+    assert (12, V) in tick, "the measure does not see logits"
+
+
+# Slots: completions enter as others end
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5, 11])
+def test_what_is_sampled_does_not_depend_on_the_number_of_slots(slots):
+    prompts = ragged_prompts((9, 1, 13, 6, 2, 5, 13, 8), S)
+    whole, few = draw(prompts=prompts), sampler(slots=slots)(tiny_params(), prompts, jax.random.key(0), settings())
+    assert_same_rollouts(whole, few)
+
+
+def assert_same_rollouts(one, other):
+    """Equal tokens; scores but for what rounding does."""
+    for name in ("tokens", "lengths", "ended"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    for a, b in zip(one.scores, other.scores, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_filler_among_the_prompts_gets_no_completion_whatever_the_slots():
+    prompts = ragged_prompts((9, 1, 13, 6, 2, 5), S)
+    prompts = prompts._replace(lengths=prompts.lengths.at[jnp.array([0, 3, 4])].set(0))
+    few = sampler(slots=2)(tiny_params(), prompts, jax.random.key(0), settings())
+    assert_same_rollouts(draw(prompts=prompts), few)
+    assert (np.asarray(few.lengths).reshape(6, G) > 0).all(axis=1).tolist() == [False, True, True, False, False, True]
+
+
+def test_slots_stay_busy_when_few_completions_are_long():
+    """A stop token in one of 12 draws: lengths are geometric, the longest many times the mean."""
+    prompts = ragged_prompts((8,) * 64, 8)
+    sample = make_sampler(steps(group_size=8, length=96, slots=32), one_device())
+    stop = settings(stop_tokens=(5, 17, 29, 33, 36, 36), max_tokens=96, temperature=3.0)
+    rollouts, effort = sample(tiny_params(), prompts, jax.random.key(0), stop)
+    lengths = np.asarray(rollouts.lengths)
+    assert lengths.max() > 4 * lengths.mean()
+    # Without refills every group of slots waits for its longest completion.
+    waiting = lengths.sum() / (lengths.reshape(-1, 32).max(axis=1).sum() * 32)
+    assert waiting < 0.4 < 0.9 < effort.metrics()["speed/slot_occupancy"]
+
+
+def test_completions_are_handed_over_as_they_end_each_once():
+    prompts, seen, running = ragged_prompts((9, 1, 13, 6, 2, 5, 13, 8), S), {}, []
+
+    def finished(rows, tokens, lengths, ended):
+        assert not set(rows.tolist()) & set(seen)
+        running.append(len(rows))
+        seen.update((row, rest) for row, *rest in zip(rows.tolist(), tokens, lengths, ended, strict=True))
+
+    sample = make_sampler(steps(slots=4), one_device())
+    rollouts, _ = sample(tiny_params(), prompts, jax.random.key(0), settings(), finished)
+    assert_same_rollouts(rollouts, draw(prompts=prompts))
+    assert len(running) >= 4 and sorted(seen) == list(range(8 * G))
+    for row, (tokens, length, ended) in seen.items():
+        assert (length, ended) == (rollouts.lengths[row], rollouts.ended[row])
+        np.testing.assert_array_equal(tokens, rollouts.tokens[row])
+
+
+def test_a_mesh_samples_what_one_device_does():
+    prompts = ragged_prompts((9, 1, 13, 6, 2, 5, 13, 8), S)
+    for slots in (None, 8):
+        mesh = make_mesh((2, 2, 2))
+        on_mesh = make_steps(DECODER, mesh, group_size=G, length=T, vocabulary=VOCABULARY, slots=slots)
+        params = jax.device_put(tiny_params(), shardings(mesh, DECODER.axes))
+        rollouts, _ = make_sampler(on_mesh, mesh)(params, place_rows(mesh, prompts), jax.random.key(0), settings())
+        assert_same_rollouts(rollouts, draw(prompts=prompts))
+
+
+# Drafts: several tokens a tick
+
+
+DRAFT = Draft(tokens=3, match=1, pays_above=1.0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("slots", [None, 4])
+def test_drafts_change_nothing_of_what_is_sampled(temperature, slots):
+    sample = make_sampler(steps(slots=slots, drafts=DRAFT), one_device())
+    changed = settings(temperature=temperature)
+    rollouts, effort = sample(tiny_params(), ragged_prompts(PROMPT_LENGTHS, S), jax.random.key(3), changed)
+    assert_same_rollouts(rollouts, draw(key=3, temperature=temperature))
+    if not temperature:
+        assert effort.tokens > effort.busy, "no draft was right"
+
+
+def test_drafted_tokens_are_drawn_as_often_as_the_distribution_says():
+    """100,000 completions of 3 tokens, of 6 that exist, against the model's own distribution over all 216."""
+    rows, few = 100_000, 6
+    prompts = Prompts(ragged_prompts((13,), 13).tokens % few, jnp.array([13]))
+    drafting = {"drafts": Draft(tokens=2, pays_above=1.0), "group_size": rows, "length": 3}
+    sample = make_sampler(make_steps(DECODER, one_device(), vocabulary=few, **drafting), one_device())
+    arguments = tiny_params(), prompts, jax.random.key(8), settings(stop_tokens=(V,), max_tokens=3)
+    rollouts, effort = sample(*arguments)
+    assert effort.tokens == 3 * rows and effort.tokens - effort.busy > 10_000, "too few drafts were right to tell"
+
+    every = jnp.asarray(list(itertools.product(range(few), repeat=3)))
+    hidden = DECODER.extend(tiny_params(), every, DECODER.encode(tiny_params(), prompts))
+    logits = np.asarray(hidden @ DECODER.head(tiny_params()).T, np.float64)[..., :few]
+    p = np.exp(logits - logits.max(axis=2, keepdims=True))
+    p = np.take_along_axis(p / p.sum(axis=2, keepdims=True), np.asarray(every)[..., None], axis=2).prod(axis=(1, 2))
+    counts = np.bincount(np.asarray(rollouts.tokens) @ (few**2, few, 1), minlength=few**3)
+    assert (rows * p >= 5).all(), "too rare to be tested"
+    assert scipy.stats.chisquare(counts, rows * p).pvalue > 0.001
+
+
+def test_drafts_that_do_not_pay_are_given_up():
+    hopeless = Draft(tokens=3, match=1, pays_above=50.0)
+    _, effort = make_sampler(steps(length=40, drafts=hopeless), one_device())(
+        tiny_params(), ragged_prompts(PROMPT_LENGTHS, S), jax.random.key(0), settings(stop_tokens=(V,), max_tokens=40)
+    )
+    # After the probe each tick makes one token.
+    assert effort.ticks >= 40 - PROBE_TICKS * 4 + PROBE_TICKS
+
+
+# The cache's type
+
+
+@pytest.mark.parametrize("cache, gap", [("bfloat16", 0.05), ("int8", 0.05)])
+def test_a_rounded_cache_is_measured_and_close(cache, gap):
+    rollouts = sampler(cache=cache)(tiny_params(), ragged_prompts(PROMPT_LENGTHS, S), jax.random.key(0), settings())
+    exact = scorer()(tiny_params(), rollouts, settings())
+    gaps = np.abs(np.where(mask_of(rollouts), rollouts.scores.logprobs - exact.logprobs, 0))
+    assert 1e-5 < gaps.max() < gap

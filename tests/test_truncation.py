@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfc.sampler import make_sampling
+from jaxfc.draws import make_sampling
 from jaxfc.truncation import allowed_columns, least_kept, padded_words
 
 CUTS = [(0, 1.0), (1, 1.0), (3, 1.0), (500, 1.0), (0, 0.1), (0, 0.9), (0, 0.999), (0, 0.0), (20, 0.5), (7, 0.95)]

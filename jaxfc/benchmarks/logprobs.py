@@ -11,8 +11,8 @@ from jaxfc.benchmarks.limits import measure_limits
 from jaxfc.benchmarks.measure import alternate, figures, report
 from jaxfc.benchmarks.peers import NO_TOKEN
 from jaxfc.benchmarks.settings import LogprobsBenchmark, check_peers
+from jaxfc.draws import make_sampling
 from jaxfc.logprobs import head_logits, token_scores
-from jaxfc.sampler import make_sampling
 from jaxfc.workspace import compute_dtype
 
 TEMPERATURE = 0.7

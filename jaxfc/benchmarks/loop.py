@@ -106,7 +106,7 @@ def our_step(settings: LoopBenchmark, subject: Subject, tokens: np.ndarray, cloc
         nonlocal state
         prompts = full_prompts(subject, tokens)
         key = step_key(mesh, settings.seed, number, "rollout")
-        rollouts = clock("rollout", engine.sample, state.params, prompts, key, sampling)
+        rollouts, _ = clock("rollout", engine.sample, state.params, prompts, key, sampling)
         if (fetch(rollouts.lengths) != settings.new_tokens).any():
             raise RuntimeError(f"not all completions have the {settings.new_tokens} tokens of the workload.")
         old = clock("score", engine.score, state.params, rollouts, sampling)

@@ -24,9 +24,9 @@ from jaxfc.benchmarks.workload import (
     random_tokens,
 )
 from jaxfc.command import dump
+from jaxfc.draws import make_sampling
 from jaxfc.learner import make_optimizer, make_policy_step, make_score, make_state
 from jaxfc.models.decoder import parameter_count
-from jaxfc.sampler import make_sampling
 from jaxfc.sharding import place_replicated, place_rows
 from jaxfc.types import Rollouts, Sampling, TokenScores, TrainBatch, TrainState
 

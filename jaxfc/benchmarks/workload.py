@@ -15,11 +15,13 @@ from jax.sharding import Mesh
 
 from jaxfc.benchmarks.peers import NO_TOKEN, Peer, open_peers
 from jaxfc.benchmarks.settings import ModelBenchmark
+from jaxfc.decoding import make_steps
+from jaxfc.draws import make_sampling
 from jaxfc.logprobs import head_logits
 from jaxfc.models.decoder import Decoder, DecoderConfig
 from jaxfc.models.presets import preset
 from jaxfc.models.weights import save_model
-from jaxfc.sampler import make_sampler, make_sampling
+from jaxfc.sampler import make_sampler
 from jaxfc.sharding import make_mesh, place_rows, shardings
 from jaxfc.types import Params, Prompts, Rollouts
 from jaxfc.workspace import compute_dtype
@@ -87,17 +89,18 @@ def make_rollout(
     subject: Subject, *, group_size: int, new_tokens: int, temperature: float
 ) -> Callable[[Params, Prompts, int, int], Rollouts]:
     """Our sampler as `(params, prompts, run, limit) -> Rollouts` of exactly `limit` tokens each."""
-    sample = make_sampler(
+    steps = make_steps(
         subject.decoder,
         subject.mesh,
         group_size=group_size,
         length=new_tokens,
         vocabulary=subject.config.vocab_size,
     )
+    sample = make_sampler(steps, subject.mesh)
 
     def rollout(params: Params, prompts: Prompts, run: int, limit: int) -> Rollouts:
         sampling = make_sampling(temperature=temperature, stop_tokens=(NO_TOKEN,), max_tokens=limit)
-        return sample(params, prompts, jax.random.key(run), sampling)
+        return sample(params, prompts, jax.random.key(run), sampling)[0]
 
     return rollout
 

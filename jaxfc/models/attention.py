@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxfc.types import Cache, Lanes
 
 QUERY_BLOCK = 256
 """Queries of a prompt whose scores are held at once: memory grows with the prompt's length, not with its square."""
@@ -74,3 +76,74 @@ def attend(
     # [P, G, K, T, R] -> [P, G, T, K, R]
     out = out / total.swapaxes(2, 3)[..., None]
     return out.reshape(prompts, group, length, heads, width).astype(q.dtype)
+
+
+def attend_cached(
+    q: Float[Array, "R Q H Dh"],
+    own: Cache,
+    length: Int[Array, " R"],
+    shared: Cache,
+    seen: Bool[Array, "N S"],
+    lanes: Lanes,
+) -> Float[Array, "R Q H Dh"]:
+    """`attend` for decoding: the queries of R slots over their own cache and their prompts'.
+
+    Queries move into the lanes of their prompt and their results move back; keys and values stay where they are, and a
+    prompt's are read once for all its completions.
+
+    Args:
+        q: queries of Q successive positions of each slot.
+        own: this layer's cache of the slots; the positions of the queries are already written.
+        length: position of each slot's first query in its own cache.
+        shared: this layer's cache of N prompts.
+        seen: True on the prompt positions that count.
+        lanes: which slot reads which prompt.
+    """
+    slots, count, heads, width = q.shape
+    prompts, kv_heads = shared.keys.shape[:2]
+    repeats = heads // kv_heads
+    q = (q * width**-0.5).reshape(slots, count, kv_heads, repeats, width)
+
+    positions = jnp.repeat(length[:, None] + jnp.arange(count), repeats, axis=1)
+    visible = jnp.arange(own.values.shape[2]) <= positions[..., None]
+    alone = _attend_part(jnp.moveaxis(q, 2, 1).reshape(slots, kv_heads, -1, width), own, visible)
+    alone = [jnp.moveaxis(a.reshape(slots, kv_heads, count, repeats, -1), 1, 2) for a in alone]
+
+    gathered = _take_rows(q, lanes.slot_of).reshape(prompts, -1, *q.shape[1:])
+    in_lanes = jnp.moveaxis(gathered, 3, 1).reshape(prompts, kv_heads, -1, width)
+    prompt = _attend_part(in_lanes, shared, seen[:, None])
+    prompt = [jnp.moveaxis(a.reshape(prompts, kv_heads, -1, count, repeats, a.shape[-1]), 1, 3) for a in prompt]
+    prompt = [_take_rows(a.reshape(-1, *a.shape[2:]), lanes.lane_of) for a in prompt]
+
+    top = jnp.maximum(alone[1], prompt[1])
+    parts = [(part, jnp.exp(part[1] - top)) for part in (alone, prompt)]
+    out = sum(part[0] * scale for part, scale in parts) / sum(part[2] * scale for part, scale in parts)
+    return out.reshape(slots, count, heads, width).astype(q.dtype)
+
+
+LOWEST = -1e30
+"""Below any score: where nothing is visible, the maximum is this instead of -inf, and the weights are 0."""
+
+
+def _attend_part(
+    q: Float[Array, "N K M Dh"], cache: Cache, visible: Bool[Array, "N _ U"]
+) -> tuple[Float[Array, "N K M Dh"], Float[Array, "N K M 1"], Float[Array, "N K M 1"]]:
+    """A softmax that can be put together with others: sum of weights x values, largest score, sum of weights."""
+    scores = jnp.einsum("nkmd,nkdu->nkmu", q, cache.keys.astype(q.dtype), preferred_element_type=jnp.float32)
+    if cache.key_scales is not None:
+        scores = scores * cache.key_scales[:, :, None]
+    scores = jnp.where(visible[:, None], scores, -jnp.inf)
+    top = scores.max(axis=-1, keepdims=True, initial=LOWEST)
+    weights = jnp.exp(scores - top)
+    total = weights.sum(axis=-1, keepdims=True)
+    if cache.value_scales is not None:
+        weights = weights * cache.value_scales[:, :, None]
+    weights = weights.astype(q.dtype)
+    out = jnp.einsum("nkmu,nkud->nkmd", weights, cache.values.astype(q.dtype), preferred_element_type=jnp.float32)
+    return out, top, total
+
+
+def _take_rows(x: Array, rows: Int[Array, "n M"]) -> Array:
+    """Rows of x, [n * m, ...] -> [n * M, ...], each looked up within its shard."""
+    parts = x.reshape(rows.shape[0], -1, *x.shape[1:])
+    return jax.vmap(lambda part, rows: part[rows])(parts, rows).reshape(-1, *x.shape[1:])

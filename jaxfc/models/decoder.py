@@ -11,9 +11,10 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxfc.models.attention import attend, attend_causally
-from jaxfc.sharding import constrain
-from jaxfc.types import Cache, Params, Prefix, Prompts
+from jaxfc.models.attention import attend, attend_cached, attend_causally
+from jaxfc.models.cache import empty_cache, make_cache, write_rows
+from jaxfc.sharding import constrain, is_axes
+from jaxfc.types import Cache, Lanes, Params, Prefix, Prompts
 
 FLAT_LAYERS = 4
 """Up to this many layers the scan is laid out flat, so that XLA sees through it (no cache copies, no unused work)."""
@@ -168,19 +169,22 @@ class Decoder:
 
     def encode(self, params: Params, prompts: Prompts) -> Prefix:
         """Run P prompts through the layers once; differentiable."""
-        length = prompts.tokens.shape[1]
+        keys, values = self._read(params, prompts)
+        last = jnp.maximum(prompts.lengths - 1, 0)
+        last_tokens = jnp.take_along_axis(prompts.tokens, last[:, None], axis=1)[:, 0]
+        return Prefix(keys, values, last, last_tokens)
+
+    def _read(self, params: Params, prompts: Prompts):
+        """Keys and values of the prompts, [P, S, K, Dh] of each layer: stacked, or a tuple of pairs."""
         x = self._embed(params, prompts.tokens[:, None])
-        rotation = rotation_at(jnp.arange(length)[None, None], self.config)
+        rotation = rotation_at(jnp.arange(prompts.tokens.shape[1])[None, None], self.config)
 
         def layer(x, _, block):
             q, k, v = block.project(x, rotation)
             # Padding is on the right, so the causal mask alone keeps it from every token that counts.
             return block.finish(x, attend_causally(q, k, v)), (k[:, 0], v[:, 0])
 
-        _, (keys, values) = self._scan(layer, params, x)
-        last = jnp.maximum(prompts.lengths - 1, 0)
-        last_tokens = jnp.take_along_axis(prompts.tokens, last[:, None], axis=1)[:, 0]
-        return Prefix(keys, values, last, last_tokens)
+        return self._scan(layer, params, x)[1]
 
     def extend(self, params: Params, completions: Int[Array, "B T"], prefix: Prefix) -> Float[Array, "B T D"]:
         """Hidden states from which each completion token is predicted: [b, t] belongs to completions[b, t]."""
@@ -200,34 +204,84 @@ class Decoder:
         x, _ = self._scan(layer, params, x, (prefix.keys, prefix.values))
         return self._final_norm(params, x).reshape(batch, length, -1)
 
+    def weights(self, params: Params) -> Params:
+        """Parameters as sampling reads them: matrices in the type of the products, layers apart in a tuple.
+
+        Cast and sliced once, ahead of a loop, they give the same numbers as in every product, with less to read.
+        """
+
+        def cast(path, leaf):
+            return leaf.astype(self.dtype) if path[-1].key in ("kernel", "embed", "head") else leaf
+
+        params = jax.tree_util.tree_map_with_path(cast, params)
+        layers = (jax.tree.map(lambda a, at=at: a[at], params["blocks"]) for at in range(self.config.layers))
+        return params | {"blocks": tuple(layers)}
+
+    def weight_axes(self) -> Params:
+        """Logical axes of what `weights` makes, as `axes` are those of the parameters.
+
+        They are whole in width: a step of decoding is too short to gather a weight for.
+        """
+
+        def whole(axes):
+            return tuple(None if name == "embed" else name for name in axes)
+
+        axes = jax.tree.map(whole, self.axes, is_leaf=is_axes)
+        layer = jax.tree.map(lambda axes: axes[1:], axes["blocks"], is_leaf=is_axes)
+        return axes | {"blocks": (layer,) * self.config.layers}
+
+    def prefill(self, weights: Params, prompts: Prompts, dtype: Any) -> tuple[Cache, ...]:
+        """Run prompts through the layers once: what `encode` finds, as decoding reads it.
+
+        Args:
+            weights: made by `weights`.
+            prompts: P of them.
+            dtype: of the caches.
+        """
+        return tuple(make_cache(k, v, dtype) for k, v in self._read(weights, prompts))
+
     def decode(
-        self, params: Params, tokens: Int[Array, " B"], step: Int[Array, ""], prefix: Prefix, cache: Cache
-    ) -> tuple[Float[Array, "B D"], Cache]:
-        """One position of every completion: `tokens` are the inputs at `step`, counted from the prompt's last token."""
-        x = self._embed(params, tokens.reshape(prefix.lengths.shape[0], -1, 1))
-        rotation = rotation_at(prefix.lengths[:, None, None] + step, self.config)
-        so_far = (jnp.arange(cache.keys.shape[3]) <= step)[None]
-        seen = _seen(prefix)
+        self,
+        weights: Params,
+        tokens: Int[Array, "R Q"],
+        lengths: Int[Array, " R"],
+        own: tuple[Cache, ...],
+        shared: tuple[Cache, ...],
+        prompt_lengths: Int[Array, " N"],
+        lanes: Lanes,
+    ) -> tuple[Float[Array, "R Q D"], tuple[Cache, ...]]:
+        """Hidden states at Q successive positions of R slots, and their cache with these positions written.
 
-        def layer(carry, xs, block):
-            x, keys, values = carry
-            shared, index = xs
-            q, k, v = block.project(x, rotation)
-            at = (index, 0, 0, step, 0, 0)
-            keys = jax.lax.dynamic_update_slice(keys, k[None].astype(keys.dtype), at)
-            values = jax.lax.dynamic_update_slice(values, v[None].astype(values.dtype), at)
-            own = (jax.lax.dynamic_index_in_dim(a, index, keepdims=False) for a in (keys, values))
-            return (block.finish(x, attend(q, *own, so_far, shared, seen)), keys, values), None
+        Args:
+            weights: made by `weights`.
+            tokens: the inputs; `hidden[r, q]` predicts what follows `tokens[r, q]`.
+            lengths: how many inputs each slot has had; 0 is next to have its prompt's last token.
+            own: cache of the slots.
+            shared: cache of N prompts, all their tokens but the last.
+            prompt_lengths: of the prompts, less one.
+            lanes: which slot reads which prompt.
+        """
+        x = self._embed(weights, tokens[:, None])
+        lanes_each = lanes.slot_of.size // prompt_lengths.shape[0]
+        starts = jnp.repeat(prompt_lengths.reshape(lanes.lane_of.shape[0], -1), lanes_each, axis=1)
+        starts = jnp.take_along_axis(starts, lanes.lane_of, axis=1).reshape(-1)
+        rotation = rotation_at((starts + lengths)[:, None, None] + jnp.arange(tokens.shape[1]), self.config)
+        seen = jnp.arange(shared[0].values.shape[2]) < prompt_lengths[:, None]
 
-        xs = ((prefix.keys, prefix.values), jnp.arange(self.config.layers))
-        (x, keys, values), _ = self._scan(layer, params, (x, *cache), xs)
-        return self._final_norm(params, x).reshape(tokens.shape[0], -1), Cache(keys, values)
+        def layer(x, xs, block):
+            own, shared = xs
+            q, k, v = (a[:, 0] for a in block.project(x, rotation))
+            own = write_rows(own, k, v, lengths)
+            attended = attend_cached(q, own, lengths, shared, seen, lanes)
+            return block.finish(x, attended[:, None]), own
 
-    def empty_cache(self, prefix: Prefix, group_size: int, length: int) -> Cache:
-        """A cache for `group_size` completions per prompt of up to `length` tokens."""
-        layers, prompts, _, kv_heads, head_width = prefix.keys.shape
-        zeros = jnp.zeros((layers, prompts, group_size, length, kv_heads, head_width), prefix.keys.dtype)
-        return Cache(zeros, zeros)
+        x, own = self._scan(layer, weights, x, tuple(zip(own, shared, strict=True)))
+        return self._final_norm(weights, x)[:, 0], own
+
+    def empty_caches(self, rows: int, room: int, dtype: Any) -> tuple[Cache, ...]:
+        """One cache a layer for `rows` sequences of up to `room` positions."""
+        c = self.config
+        return tuple(empty_cache(rows, c.kv_heads, room, c.head_width, dtype) for _ in range(c.layers))
 
     def _embed(self, params: Params, tokens: Int[Array, "P G T"]) -> Float[Array, "P G T D"]:
         # Whole in width for the look-up, as every weight is for its product.
@@ -238,12 +292,18 @@ class Decoder:
         return nnx.merge(self._norm, nnx.State(params["norm"]))(x)
 
     def _scan(self, layer, params: Params, carry, xs=None):
-        """Scan `layer(carry, xs, block) -> (carry, ys)` over the stacked blocks."""
+        """Scan `layer(carry, xs, block) -> (carry, ys)` over the blocks: stacked, or apart with xs and ys in tuples."""
 
         def body(carry, inputs):
             block_params, xs = inputs
             return layer(carry, xs, nnx.merge(self._block, nnx.State(block_params)))
 
+        if isinstance(params["blocks"], tuple):
+            ys = []
+            for inputs in zip(params["blocks"], xs or (None,) * self.config.layers, strict=True):
+                carry, y = body(carry, inputs)
+                ys.append(y)
+            return carry, tuple(ys)
         body = jax.checkpoint(body) if self.remat else body
         layers = self.config.layers
         return jax.lax.scan(body, carry, (params["blocks"], xs), unroll=layers if layers <= FLAT_LAYERS else 1)
