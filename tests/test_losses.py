@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfc.losses import clipped_policy_terms, k3_kl, masked_mean, masked_sum, policy_loss, sft_loss
+from jaxfc.kl import k3_kl
+from jaxfc.losses import clipped_policy_terms, masked_mean, masked_sum, policy_loss, sft_loss
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.2}
 
