@@ -270,7 +270,16 @@ class Reward:
     shuffled: bool = False
     """A control experiment: deal the rewards of a batch out at random. Nothing can be learned from them."""
     workers: int = 0
-    """Processes that check completions; 0 checks them in the training process."""
+    """Processes that check completions while others are sampled; 0 checks them in the training process."""
+    deadline: float = 5.0
+    """Seconds that checking a completion may take, after which its worker process is replaced and it is wrong. The
+    parser's limits keep checks far below; with 0 workers there is no process to replace, and no deadline."""
+
+    def __post_init__(self):
+        if self.workers < 0 or not self.deadline > 0:
+            raise ValueError(
+                f"reward has workers {self.workers}, deadline {self.deadline}; right are workers >= 0, deadline > 0."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

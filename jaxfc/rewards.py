@@ -1,21 +1,20 @@
 """Completions -> verdicts -> rewards, on the host."""
 
-import concurrent.futures
-import contextlib
-import multiprocessing
-from collections.abc import Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from jaxfc.calls.match import Verdict, judge_answer
 from jaxfc.calls.parse import Syntax
 from jaxfc.config import Prompt, Reward
 from jaxfc.data.example import Example
-from jaxfc.data.prompts import Tokenizer, completion_tokens, cot_mask, read_completion
+from jaxfc.data.prompts import Tokenizer, completion_tokens, cot_mask, pieces_of, read_completion
+from jaxfc.workers import Here, Lost, Workers
 
-CHUNK = 256
+CHUNK = 64
 """Completions handed to a worker process at once."""
 
 
@@ -50,65 +49,129 @@ def judge_completion(data: bytes, example: Example, prompt: Prompt, syntax: Synt
     return judge_answer(completion.answer, example.tools, example.accepted, syntax)
 
 
-def _judge_chunk(chunk: Sequence[tuple[bytes, Example, Prompt, Syntax]]) -> list[Verdict]:
-    return [judge_completion(*item) for item in chunk]
+class Answered(NamedTuple):
+    """A completion to judge."""
+
+    tokens: list[int]
+    """What the model wrote, the token that ends it left out."""
+    ended: bool
+    """False: cut at the limit."""
+    example: Example
+
+
+class Judge(NamedTuple):
+    """Judges one completion after the other. It needs no tokenizer, so that a worker process need not load one."""
+
+    table: list[bytes]
+    """The bytes of every token."""
+    prompt: Prompt
+    """The required form."""
+    syntax: Syntax
+    """How answers are parsed."""
+
+    def __call__(self, answered: Answered) -> tuple[Verdict, np.ndarray]:
+        """The verdict, and for each token whether it is of the chain of thought."""
+        pieces = pieces_of(answered.tokens, self.table)
+        data = b"".join(pieces)
+        if answered.ended:
+            verdict = judge_completion(data, answered.example, self.prompt, self.syntax)
+        else:
+            verdict = Verdict(False, "format: cut at the limit")
+        return verdict, cot_mask(pieces, read_completion(data, self.prompt).cot)
+
+
+def judging_pool(judge: Callable, config: Reward) -> Here | Workers:
+    """Where `judge` works; a context manager, to be given to `Judging`."""
+    return Workers(judge, config.workers, config.deadline) if config.workers else Here(judge)
+
+
+class Judging:
+    """The judging of one batch of rollouts, which begins while they are being sampled."""
+
+    def __init__(self, examples: Sequence[Example], pool: Here | Workers, *, group_size: int, length: int):
+        """Begin with nothing submitted.
+
+        Args:
+            examples: P of them.
+            pool: see `judging_pool`.
+            group_size: completions of each (G); row p * G + g is of example p.
+            length: room for a completion (T).
+        """
+        self._examples, self._pool, self._group = examples, pool, group_size
+        rows = len(examples) * group_size
+        self._mask = np.zeros((rows, length), bool)
+        self._verdicts: list[Verdict | None] = [None] * rows
+        self._submitted = np.zeros(rows, bool)
+        self._work: list[tuple[list[int], Future]] = []
+
+    def submit(
+        self,
+        rows: Int[np.ndarray, " n"],
+        tokens: Int[np.ndarray, "n T"],
+        lengths: Int[np.ndarray, " n"],
+        ended: Bool[np.ndarray, " n"],
+    ):
+        """Have completions judged; with worker processes this returns at once.
+
+        Args:
+            rows: which ones; each row of the batch is submitted once, in any order.
+            tokens: what was sampled.
+            lengths: tokens of each, the one that ends it included.
+            ended: False where a completion was cut at the limit; such a one is wrong.
+
+        Raises:
+            RuntimeError: a row was submitted before.
+        """
+        if self._submitted[rows].any() or len(set(rows.tolist())) < len(rows):
+            raise RuntimeError(f"of the completions {_some(rows)} some were submitted to the judge before.")
+        self._submitted[rows] = True
+        order = np.argsort(rows)  # Neighbours share an example, which then travels once.
+        for start in range(0, len(order), CHUNK):
+            chosen = order[start : start + CHUNK]
+            items = [
+                Answered(ids[: length - done].tolist(), bool(done), self._examples[row // self._group])
+                for row, ids, length, done in zip(*(a[chosen] for a in (rows, tokens, lengths, ended)), strict=True)
+            ]
+            self._work.append((rows[chosen].tolist(), self._pool.submit(items)))
+
+    def collect(self) -> Judged:
+        """Wait until all are judged. One that could not be (`timeout`, `worker died`) is wrong and has no thought.
+
+        Raises:
+            RuntimeError: some row was never submitted, or the judge has a bug.
+        """
+        if not self._submitted.all():
+            missing = np.flatnonzero(~self._submitted)
+            raise RuntimeError(f"of {len(self._submitted)} completions {_some(missing)} were never submitted.")
+        for rows, future in self._work:
+            for row, result in zip(rows, future.result(), strict=True):
+                if isinstance(result, Lost):
+                    self._verdicts[row] = Verdict(False, result.reason, result.detail)
+                else:
+                    self._verdicts[row], thought = result
+                    self._mask[row, : len(thought)] = thought
+        rewards = np.array([verdict.ok for verdict in self._verdicts], np.float32)
+        return Judged(rewards.reshape(len(self._examples), self._group), self._mask, self._verdicts)
+
+
+def _some(rows: np.ndarray) -> str:
+    more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
+    return f"{', '.join(map(str, rows[:8]))}{more}"
 
 
 def judge_rollouts(
-    examples: Sequence[Example],
-    tokens: np.ndarray,
-    lengths: np.ndarray,
-    ended: np.ndarray,
-    tokenizer: Tokenizer,
-    prompt: Prompt,
-    syntax: Syntax,
-    pool: Executor | None = None,
+    examples: Sequence[Example], tokens: np.ndarray, lengths: np.ndarray, ended: np.ndarray, pool: Here | Workers
 ) -> Judged:
-    """Judge each completion and find its chain of thought.
-
-    Args:
-        examples: P of them.
-        tokens: [B, T] completions, B = P * G in prompt-major order.
-        lengths: [B] tokens of each, the one that ends it included.
-        ended: [B] False where a completion was cut at the limit; such a one is wrong.
-        tokenizer: tokens -> bytes.
-        prompt: the required form.
-        syntax: how answers are parsed.
-        pool: worker processes; None judges here.
-    """
-    group = len(tokens) // len(examples)
-    mask = np.zeros(tokens.shape, bool)
-    work = []
-    for row, (ids, length, done) in enumerate(zip(tokens, lengths, ended, strict=True)):
-        pieces = tokenizer.pieces(ids[: length - done].tolist())
-        data = b"".join(pieces)
-        mask[row, : len(pieces)] = cot_mask(pieces, read_completion(data, prompt).cot)
-        work.append((data, examples[row // group], prompt, syntax))
-    chunks = [work[start : start + CHUNK] for start in range(0, len(work), CHUNK)]
-    judged = (pool.map if pool else map)(_judge_chunk, chunks)
-    verdicts = [verdict for chunk in judged for verdict in chunk]
-    verdicts = [
-        v if done else Verdict(False, "format: cut at the limit") for v, done in zip(verdicts, ended, strict=True)
-    ]
-    rewards = np.array([verdict.ok for verdict in verdicts], np.float32).reshape(len(examples), group)
-    return Judged(rewards, mask, verdicts)
+    """Judge a whole batch. Arguments as of `Judging` and `submit`, B = P * G completions in prompt-major order."""
+    judging = Judging(examples, pool, group_size=len(tokens) // len(examples), length=tokens.shape[1])
+    judging.submit(np.arange(len(tokens)), tokens, lengths, ended)
+    return judging.collect()
 
 
 def shuffled(judged: Judged, seed: tuple[int, int]) -> Judged:
     """The control experiment: the same rewards, dealt out at random over the batch."""
     rewards = np.random.default_rng(seed).permutation(judged.rewards.reshape(-1))
     return judged._replace(rewards=rewards.reshape(judged.rewards.shape))
-
-
-@contextlib.contextmanager
-def judging_pool(workers: int):
-    """Worker processes for `judge_rollouts`; None, to judge in this process, when there are to be 0."""
-    if not workers:
-        yield None
-        return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield pool
 
 
 def reward_metrics(judged: Judged, lengths: np.ndarray) -> dict[str, float]:

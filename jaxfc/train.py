@@ -1,7 +1,5 @@
 """Reinforcement learning: the loop of EGPO and GRPO."""
 
-import functools
-
 from jaxfc.advantages import require_signal
 from jaxfc.config import TrainRL
 from jaxfc.data.pipeline import Batches, open_examples
@@ -10,7 +8,7 @@ from jaxfc.learner import train_batch
 from jaxfc.metrics import Metrics
 from jaxfc.programs import Programs
 from jaxfc.report import write_report
-from jaxfc.rewards import judge_rollouts, judging_pool, preflight, reward_metrics, shuffled, syntax_of
+from jaxfc.rewards import Judge, Judging, judging_pool, preflight, reward_metrics, shuffled, syntax_of
 from jaxfc.run import Clock, HeldOut, RunFolder, floats
 from jaxfc.sharding import fetch, place_rows
 from jaxfc.transcripts import write_transcripts
@@ -37,16 +35,17 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, int | float]:
     sampling, entropy = engine.sampling, config.algorithm.entropy
     bonus_is_on = entropy is not None and entropy.scale > 0
 
-    with judging_pool(config.reward.workers) as pool, Metrics(folder.path, start, config.steps) as log:
-        judge = functools.partial(judge_rollouts, tokenizer=tokenizer, prompt=work.prompt, syntax=syntax, pool=pool)
+    judge, room = Judge(tokenizer.table, work.prompt, syntax), config.data.completion_length
+    with judging_pool(judge, config.reward) as pool, Metrics(folder.path, start, config.steps) as log:
         log.note(programs.listing())
         for step in range(start, config.steps):
             batch = clock("data", next, batches)
             prompts = place_rows(mesh, batch.prompts)
             key = step_key(mesh, config.seed, step, "rollout")
-            rollouts, effort = clock("rollout", engine.sample, state.params, prompts, key, sampling)
+            judging = Judging(batch.examples, pool, group_size=config.algorithm.group_size, length=room)
+            rollouts, effort = clock("rollout", engine.sample, state.params, prompts, key, sampling, judging.submit)
             seen = fetch(rollouts)
-            judged = clock("reward", judge, batch.examples, seen.tokens, seen.lengths, seen.ended)
+            judged = clock("reward", judging.collect)
             if config.reward.shuffled:
                 judged = shuffled(judged, (config.seed, step))
             old = clock("score", engine.score, state.params, rollouts, sampling)

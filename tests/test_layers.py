@@ -14,7 +14,7 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 
 LAYERS = [
     # 0 vocabulary
-    {"algorithm", "calls", "command", "config", "files", "metrics", "settings", "sharding", "types"},
+    {"algorithm", "calls", "command", "config", "files", "metrics", "settings", "sharding", "types", "workers"},
     # 1 parts
     {
         "advantages",

@@ -3,11 +3,13 @@ import dataclasses
 import json
 
 import numpy as np
+import planted
 import pytest
 from tiny import SEED_PROMPT, weather_example
 from tiny import seed_tokenizer as make_seed_tokenizer
 
 import jaxfc.rewards as rewards_module
+from jaxfc.calls.match import Verdict
 from jaxfc.calls.parse import Syntax
 from jaxfc.calls.schema import accepted_from_bfcl
 from jaxfc.config import Prompt, Reward
@@ -15,7 +17,9 @@ from jaxfc.data.pipeline import pad
 from jaxfc.data.prompts import Tokenizer
 from jaxfc.data.tasks import generate
 from jaxfc.rewards import (
+    Judge,
     Judged,
+    Judging,
     judge_completion,
     judge_rollouts,
     judging_pool,
@@ -24,6 +28,7 @@ from jaxfc.rewards import (
     shuffled,
     syntax_of,
 )
+from jaxfc.workers import Here
 
 ROOM = 96
 RIGHT = "<think>weather: weather</think><answer>[weather(city='Paris', days=3)]</answer>"
@@ -45,8 +50,13 @@ def rollouts(tokenizer, texts, *, cut=()):
     return pad(rows, ROOM), np.array([len(row) for row in rows]), np.array([row not in cut for row in range(len(rows))])
 
 
+def judge_of(tokenizer, prompt=SEED_PROMPT):
+    return Judge(tokenizer.table, prompt, Syntax.STRICT)
+
+
 def judge(tokenizer, texts, *, cut=(), examples=EXAMPLES, prompt=SEED_PROMPT, pool=None):
-    return judge_rollouts(examples, *rollouts(tokenizer, texts, cut=cut), tokenizer, prompt, Syntax.STRICT, pool)
+    pool = pool or Here(judge_of(tokenizer, prompt))
+    return judge_rollouts(examples, *rollouts(tokenizer, texts, cut=cut), pool)
 
 
 def test_each_completion_gets_its_verdict_and_its_reward(seed_tokenizer):
@@ -89,16 +99,14 @@ def test_the_mask_is_the_thought_of_each_row_and_nothing_else(seed_tokenizer):
 def test_the_token_that_ends_a_completion_is_not_judged(seed_tokenizer):
     # Of a completion that ended the last token is left out, whatever it is; of one that was cut it is kept.
     tokens, lengths, _ = rollouts(seed_tokenizer, [RIGHT + "!", RIGHT + "!"], cut=(0, 1))
-    judged = judge_rollouts(
-        EXAMPLES[:1], tokens, lengths, np.array([True, False]), seed_tokenizer, SEED_PROMPT, Syntax.STRICT
-    )
+    judged = judge_rollouts(EXAMPLES[:1], tokens, lengths, np.array([True, False]), Here(judge_of(seed_tokenizer)))
     assert judged.verdicts[0].ok and not judged.verdicts[1].ok
 
 
 def test_rows_that_only_fill_the_batch_are_wrong_and_without_thought(seed_tokenizer):
     tokens, lengths, ended = rollouts(seed_tokenizer, [RIGHT, RIGHT])
     tokens[1], lengths[1], ended[1] = seed_tokenizer.encode("<think>a</think>")[0], 0, False
-    judged = judge_rollouts(EXAMPLES[:1], tokens, lengths, ended, seed_tokenizer, SEED_PROMPT, Syntax.STRICT)
+    judged = judge_rollouts(EXAMPLES[:1], tokens, lengths, ended, Here(judge_of(seed_tokenizer)))
     assert not judged.verdicts[1].ok and not judged.cot_mask[1].any()
 
 
@@ -123,17 +131,55 @@ def test_hostile_completions_are_wrong_and_never_raise(text):
         assert not judge_completion(text.encode(), example, SEED_PROMPT, Syntax.STRICT).ok
 
 
-def test_worker_processes_judge_as_this_process_does(seed_tokenizer, monkeypatch):
+# While sampling goes on
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_completions_judged_in_any_order_and_in_parts_are_judged_as_a_whole_batch(seed_tokenizer, monkeypatch, workers):
     monkeypatch.setattr(rewards_module, "CHUNK", 3)
     texts = [RIGHT, RIGHT.replace("3", "4"), NO_CALL, "", RIGHT + RIGHT, NO_CALL, RIGHT, "<think>"]
-    here = judge(seed_tokenizer, texts, cut=(3,))
-    with judging_pool(0) as none:
-        assert none is None
-    with judging_pool(2) as pool:
-        there = judge(seed_tokenizer, texts, cut=(3,), pool=pool)
-    assert there.verdicts == here.verdicts
-    np.testing.assert_array_equal(there.rewards, here.rewards)
-    np.testing.assert_array_equal(there.cot_mask, here.cot_mask)
+    whole = judge(seed_tokenizer, texts, cut=(3,))
+    tokens, lengths, ended = rollouts(seed_tokenizer, texts, cut=(3,))
+    order = np.random.default_rng(0).permutation(8)
+    with judging_pool(judge_of(seed_tokenizer), Reward(workers=workers)) as pool:
+        judging = Judging(EXAMPLES, pool, group_size=4, length=ROOM)
+        for rows in (order[:5], order[5:5], order[5:6], order[6:]):
+            judging.submit(rows, tokens[rows], lengths[rows], ended[rows])
+        judged = judging.collect()
+    assert judged.verdicts == whole.verdicts and 0 < judged.rewards.sum() < 8
+    np.testing.assert_array_equal(judged.rewards, whole.rewards)
+    np.testing.assert_array_equal(judged.cot_mask, whole.cot_mask)
+    assert judged.rewards.dtype == np.float32
+
+
+def test_each_row_is_submitted_once_or_the_run_stops(seed_tokenizer):
+    tokens, lengths, ended = rollouts(seed_tokenizer, [RIGHT, RIGHT, NO_CALL, NO_CALL])
+    judging = Judging(EXAMPLES, Here(judge_of(seed_tokenizer)), group_size=2, length=ROOM)
+    for rows in (np.array([2, 0]), np.array([3])):
+        judging.submit(rows, tokens[rows], lengths[rows], ended[rows])
+    with pytest.raises(RuntimeError, match="of 4 completions 1 were never submitted"):
+        judging.collect()
+    for rows in (np.array([1, 0]), np.array([1, 1])):
+        with pytest.raises(RuntimeError, match=r"completions 1, [01] some were submitted to the judge before"):
+            judging.submit(rows, tokens[rows], lengths[rows], ended[rows])
+
+
+def test_a_completion_that_is_not_judged_in_time_is_wrong_with_its_reason(seed_tokenizer):
+    # The worker that meets the text "hang" never answers.
+    judge = planted.Hangs(judge_of(seed_tokenizer), b"hang")
+    texts = [RIGHT, "<think>hang</think>", RIGHT, RIGHT.replace("Paris", "Rome")]
+    with judging_pool(judge, Reward(workers=1, deadline=1.0)) as pool:
+        judged = judge_rollouts(EXAMPLES[:1], *rollouts(seed_tokenizer, texts), pool)
+    assert judged.verdicts[1] == Verdict(False, "timeout", "not done after 1 s")
+    np.testing.assert_array_equal(judged.rewards, [[1, 0, 1, 0]])
+    assert judged.cot_mask[0].any() and not judged.cot_mask[1].any()
+    assert reward_metrics(judged, np.ones(4))["reason/timeout"] == 0.25
+
+
+@pytest.mark.parametrize("setting", [{"workers": -1}, {"deadline": 0.0}])
+def test_impossible_settings_are_refused(setting):
+    with pytest.raises(ValueError, match="right are workers >= 0, deadline > 0"):
+        Reward(**setting)
 
 
 # The control experiment

@@ -12,12 +12,13 @@ import numpy as np
 from jaxfc.benchmarks.measure import alternate, figures, report
 from jaxfc.benchmarks.settings import CallsBenchmark, HostBenchmark, LoaderBenchmark, check_peers
 from jaxfc.calls.parse import Syntax
-from jaxfc.config import Prompt
+from jaxfc.config import Prompt, Reward
 from jaxfc.data.dataset import write_dataset
 from jaxfc.data.example import Example
 from jaxfc.data.pipeline import Batches, open_examples, pad
 from jaxfc.data.prompts import Tokenizer, completion_tokens
-from jaxfc.rewards import Judged, judge_rollouts, judging_pool
+from jaxfc.rewards import Judge, Judged, judge_rollouts, judging_pool
+from jaxfc.workers import Here
 from jaxfc.workspace import saved_prompt
 
 SEED_MODEL = Path(__file__).parents[1] / "assets" / "seed"
@@ -34,10 +35,11 @@ def benchmark_calls(settings: CallsBenchmark, peers: Sequence[str] = ()) -> dict
     tokens, ended = pad(rows, int(lengths.max())), np.ones(len(rows), bool)
 
     def judge(pool) -> Callable[[int], Judged]:
-        return lambda _: judge_rollouts(examples, tokens, lengths, ended, tokenizer, prompt, Syntax.STRICT, pool)
+        return lambda _: judge_rollouts(examples, tokens, lengths, ended, pool)
 
-    with judging_pool(settings.workers) as pool:
-        ways = {"one process": judge(None), f"{settings.workers} processes": judge(pool)}
+    judging = Judge(tokenizer.table, prompt, Syntax.STRICT)
+    with judging_pool(judging, Reward(workers=settings.workers)) as pool:
+        ways = {"one process": judge(Here(judging)), f"{settings.workers} processes": judge(pool)}
         check_alike(*(way(0) for way in ways.values()))
         laps = alternate(ways, settings.runs)
     results = {name: figures(each, completions=len(rows)) for name, each in laps.items()}

@@ -81,11 +81,11 @@ class Tokenizer:
 
     def pieces(self, tokens: Sequence[int]) -> list[bytes]:
         """The bytes of each token. Ids past the vocabulary, which only pad the embedding, have none."""
-        table = self._table
-        return [table[token] if 0 <= token < len(table) else b"" for token in tokens]
+        return pieces_of(tokens, self.table)
 
     @functools.cached_property
-    def _table(self) -> list[bytes]:
+    def table(self) -> list[bytes]:
+        """The bytes of every token in the vocabulary."""
         added = self._hf.get_added_vocab()
         alphabet = {character: byte for byte, character in _byte_alphabet().items()}
         table = [b""] * self.vocabulary
@@ -95,6 +95,11 @@ class Tokenizer:
             else:
                 table[index] = bytes(alphabet[character] for character in piece)
         return table
+
+
+def pieces_of(tokens: Sequence[int], table: Sequence[bytes]) -> list[bytes]:
+    """The bytes of each token, given those of every token. Ids past the vocabulary have none."""
+    return [table[token] if 0 <= token < len(table) else b"" for token in tokens]
 
 
 def _byte_alphabet() -> dict[int, str]:
