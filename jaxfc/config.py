@@ -239,6 +239,8 @@ class Optimizer:
     """Rate at the end of the decay, as a part of the peak."""
     muon: Muon | None = None
     """null is AdamW for all parameters."""
+    moments: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Type of the optimizer's moments. int8 is for matrices: a scale for every 32 numbers, the rest stays float32."""
 
     def __post_init__(self):
         limits = {

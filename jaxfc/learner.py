@@ -19,7 +19,8 @@ from jaxfc.config import Optimizer
 from jaxfc.logprobs import length_mask, token_scores
 from jaxfc.losses import k3_kl, masked_mean, policy_loss, sft_loss
 from jaxfc.models.decoder import Decoder
-from jaxfc.sharding import replicated, rows, shardings
+from jaxfc.moments import keep_moments
+from jaxfc.sharding import fitting, replicated, rows, shardings
 from jaxfc.types import Params, Prompts, Rollouts, Sampling, SftBatch, TokenScores, TrainBatch, TrainState
 
 
@@ -53,15 +54,26 @@ def make_optimizer(config: Optimizer) -> optax.GradientTransformation:
             weight_decay=config.weight_decay,
             muon_weight_dimension_numbers=_layer_matrices,
         )
+    if config.moments != "float32":
+        adamw = keep_moments(adamw, config.moments, _is_matrix)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+
+
+def _is_matrix(path: tuple, leaf: Array) -> bool:
+    """Whether this is a matrix, or one of each layer, [L, in, out]; not biases and norms."""
+    return leaf.ndim == (3 if _in_layers(path) else 2)
+
+
+def _in_layers(path: tuple) -> bool:
+    return path[0].key == "blocks"
 
 
 def _layer_matrices(params: Params):
     """Muon's view of the parameters: matrices of the layers, [L, in, out], one at a time; None is left to AdamW."""
 
     def dimensions(path, leaf):
-        in_layers = path[0].key == "blocks" and leaf.ndim == 3
-        return optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2) if in_layers else None
+        taken = _in_layers(path) and _is_matrix(path, leaf)
+        return optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2) if taken else None
 
     return jax.tree_util.tree_map_with_path(dimensions, params)
 
@@ -73,9 +85,10 @@ def state_shardings(decoder: Decoder, optimizer: optax.GradientTransformation, m
     homes = dict(jax.tree_util.tree_leaves_with_path(placed))
 
     def home(path, leaf):
-        # A moment is found in the optimizer's state under the path of its parameter.
-        ends = (path[start:] for start in range(len(path)))
-        return next((homes[end] for end in ends if end in homes and leaf.ndim), replicated(mesh))
+        # A moment is found in the optimizer's state under the path of its parameter, and its codes one further down.
+        parts = (path[start:end] for start in range(len(path)) for end in (len(path), len(path) - 1))
+        home = next((homes[part] for part in parts if part in homes and leaf.ndim), replicated(mesh))
+        return fitting(home, leaf.shape)
 
     opt_state = jax.tree_util.tree_map_with_path(home, jax.eval_shape(optimizer.init, params))
     return TrainState(replicated(mesh), placed, opt_state)

@@ -66,6 +66,18 @@ def rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, spec("rows"))
 
 
+def fitting(sharding: NamedSharding, shape: Sequence[int]) -> NamedSharding:
+    """The same placement, less the axes whose parts this shape cannot be cut into evenly."""
+    mesh = sharding.mesh
+
+    def parts(axes: str | tuple[str, ...] | None) -> int:
+        names = (axes,) if isinstance(axes, str) else axes or ()
+        return math.prod(mesh.shape[name] for name in names)
+
+    kept = (axes if size % parts(axes) == 0 else None for axes, size in zip(sharding.spec, shape, strict=False))
+    return NamedSharding(mesh, Spec(*kept))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The placement of scalars and keys."""
     return NamedSharding(mesh, Spec())

@@ -6,6 +6,7 @@ import sys
 import textwrap
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,7 +19,7 @@ from jaxfc.models.decoder import Decoder, DecoderConfig
 from jaxfc.sharding import make_mesh, replicated, shardings
 from jaxfc.types import TrainState
 
-CONFIG = DecoderConfig(vocab_size=16, width=8, hidden_width=8, layers=2, heads=2, kv_heads=2, head_width=4)
+CONFIG = DecoderConfig(vocab_size=16, width=32, hidden_width=8, layers=2, heads=2, kv_heads=2, head_width=4)
 META = {"model": "sha of the model", "config": "sha of the config"}
 POSITION = {"data": {"epoch": 1, "next": [3, 5]}, "unfinished": ["a", None], "seconds": 1.5}
 
@@ -30,9 +31,9 @@ def simple_state(mesh, size: int = 4, value: float = 1.0) -> TrainState:
     return TrainState(jax.device_put(np.int32(value), everywhere), {"w": array}, (array * 2, ()))
 
 
-def whole_state(mesh) -> TrainState:
+def whole_state(mesh, **settings) -> TrainState:
     """The state of a real decoder and its optimizer."""
-    decoder, optimizer = Decoder(CONFIG), make_optimizer(Optimizer(learning_rate=1e-3))
+    decoder, optimizer = Decoder(CONFIG), make_optimizer(Optimizer(learning_rate=1e-3, **settings))
     params = jax.device_put(decoder.init(jax.random.key(0)), shardings(mesh, decoder.axes))
     return make_state(decoder, params, optimizer, mesh)
 
@@ -75,6 +76,17 @@ def test_state_and_position_come_back_as_they_were(open_folder, mesh):
     restored, position = again.restore(7, state)
     assert_same(restored, state)
     assert position == POSITION
+
+
+@pytest.mark.parametrize(("moments", "dtype"), [("bfloat16", jnp.bfloat16), ("int8", jnp.int8)])
+def test_moments_in_fewer_bits_come_back_as_they_were_on_any_mesh(open_folder, mesh, moments, dtype):
+    state, small = (whole_state(mesh, moments=moments) for mesh in (make_mesh((2, 2, 2)), mesh))
+    assert any(leaf.dtype == dtype for leaf in jax.tree.leaves(state.opt_state))
+    checkpoints = open_folder()
+    checkpoints.save(1, state, {})
+    for like in (small, state):
+        restored, _ = checkpoints.restore(checkpoints.latest(), like)
+        assert_same(restored, state)
 
 
 def test_a_checkpoint_of_2x2x2_is_restored_to_one_device_and_back(open_folder, mesh):

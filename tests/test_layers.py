@@ -27,6 +27,7 @@ LAYERS = [
         "logprobs",
         "losses",
         "models",
+        "moments",
         "rewards",
         "selection",
         "slots",

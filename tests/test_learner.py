@@ -27,6 +27,7 @@ from jaxfc.learner import (
     train_batch,
 )
 from jaxfc.logprobs import length_mask
+from jaxfc.models.decoder import Decoder
 from jaxfc.sampler import make_sampler
 from jaxfc.sharding import make_mesh, place_rows, replicated, rows, shardings
 from jaxfc.types import Prompts, Rollouts, SftBatch, TokenScores, TrainBatch
@@ -86,11 +87,15 @@ def score(prompts, tokens):
     return scorer()(tiny_params(), rollouts_of(prompts, tokens), settings()).logprobs
 
 
+def decoder_on(mesh):
+    return Decoder(DECODER.config, mesh=mesh)
+
+
 @functools.cache
 def stepper(optimizer, mesh=None, **algorithm):
     mesh = mesh or one_device()
     algorithm = Algorithm(**{"group_size": G, "kl_coefficient": 0.1} | algorithm)
-    return make_policy_step(DECODER, optimizer, algorithm, mesh, vocabulary=VOCABULARY)
+    return make_policy_step(decoder_on(mesh), optimizer, algorithm, mesh, vocabulary=VOCABULARY)
 
 
 @functools.cache
@@ -208,9 +213,10 @@ def test_a_mesh_of_2x2x2_draws_the_samples_and_makes_the_update_of_one_device():
         params = jax.device_put(tiny_params(), shardings(mesh, DECODER.axes))
         prompts = place_rows(mesh, ragged_prompts(PROMPT_LENGTHS, S))
         key, sampling = jax.device_put((jax.random.key(4), settings()), replicated(mesh))
-        sample = make_sampler(make_steps(DECODER, mesh, group_size=G, length=T, vocabulary=VOCABULARY), mesh)
+        decoder = decoder_on(mesh)
+        sample = make_sampler(make_steps(decoder, mesh, group_size=G, length=T, vocabulary=VOCABULARY), mesh)
         rollouts, _ = sample(params, prompts, key, sampling)
-        old = make_score(DECODER, mesh, vocabulary=VOCABULARY)(params, rollouts, sampling)
+        old = make_score(decoder, mesh, vocabulary=VOCABULARY)(params, rollouts, sampling)
         rewards = place_rows(mesh, np.arange(P * G, dtype=np.float32).reshape(P, G) ** 2 % 7 % 2)
         cot = place_rows(mesh, np.tile(np.arange(T) < 3, (P * G, 1)))
         advantages, shaping = make_advantages(Algorithm(group_size=G), mesh)(
@@ -385,8 +391,33 @@ def test_moments_are_placed_as_their_parameters_are(config):
     assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.opt_state))
 
 
-def test_the_state_keeps_its_placement_through_an_update():
-    mesh, optimizer = make_mesh((2, 2, 2)), adamw()
+@pytest.mark.parametrize(("config", "count"), [(ADAMW, 12), (MUON, 6)], ids=["adamw", "muon"])
+def test_moments_in_8_bits_are_placed_as_their_parameters_are(config, count):
+    mesh, optimizer = make_mesh((2, 2, 2)), adamw(dataclasses.replace(config, moments="int8"))
+    params = jax.device_put(tiny_params(), shardings(mesh, DECODER.axes))
+    packed = {".codes": 0, ".scales": 0}
+    for path, leaf in jax.tree.leaves_with_path(make_state(DECODER, params, optimizer, mesh).opt_state):
+        name = next((name for name in packed if jax.tree_util.keystr(path).endswith(name)), None)
+        if name:
+            packed[name] += 1
+            parts = leaf.size // np.prod(leaf.sharding.shard_shape(leaf.shape))
+            # A matrix is cut in four. Its single block of 32 rows is not cut in two, so its scales are only by column.
+            assert parts == (4 if name == ".codes" else 2), path
+    # Of eight matrices all but the embedding (40 rows) and `down` (48) are of whole blocks; Muon has one moment.
+    assert packed == {".codes": count, ".scales": count}
+
+
+def test_moments_in_8_bits_make_the_update_of_float32_ones_before_they_are_rounded():
+    config = dataclasses.replace(ADAMW, moments="int8")
+    packed, _ = stepper(adamw(config))(fresh_state(adamw(config)), batch(), settings())
+    plain, _ = stepper(adamw())(fresh_state(adamw()), batch(), settings())
+    assert_close(packed.params, plain.params, 1e-6)
+    assert any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(packed.opt_state))
+
+
+@pytest.mark.parametrize("moments", ["float32", "int8"])
+def test_the_state_keeps_its_placement_through_an_update(moments):
+    mesh, optimizer = make_mesh((2, 2, 2)), adamw(dataclasses.replace(ADAMW, moments=moments))
     params = jax.device_put(tiny_params(), shardings(mesh, DECODER.axes))
     state = make_state(DECODER, params, optimizer, mesh)
     placed = jax.tree.map(lambda a: a.sharding, state)
