@@ -5,6 +5,9 @@ from typing import Literal
 
 from jaxfc.algorithm import Algorithm
 
+Remat = Literal["none", "attention", "dots", "layer"]
+"""Policies of rematerialisation, from most memory to least; `models/decoder.py` has them."""
+
 FUNRL_SYSTEM = """\
 You are an expert in composing functions. You are given a question and a set of functions, and you answer the \
 question by calling the functions that it needs, once or several times.
@@ -75,8 +78,9 @@ class Model:
     """A new model instead (supervised training on generated tasks)."""
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of matrix products; auto is bfloat16 on accelerators and float32 on CPU. Parameters are float32."""
-    remat: bool = False
-    """Recompute each layer in the backward pass: less memory, about a third more work."""
+    remat: Remat = "none"
+    """What the backward pass computes again to save memory: nothing; the scores of attention; all but the products with
+    weights; or each layer whole, about a third more work."""
 
     def __post_init__(self):
         if (self.path is None) == (self.create is None):

@@ -220,7 +220,7 @@ def test_the_accelerator_workloads_trace_at_full_size(name):
     assert rollouts.tokens.shape == (256, 128)
 
     algorithm, optimizer = Algorithm(entropy=None, micro_batches=8), make_optimizer(TrainStepBenchmark().optimizer)
-    decoder = Decoder(subject.config, dtype=jnp.bfloat16, remat=True)
+    decoder = Decoder(subject.config, dtype=jnp.bfloat16, remat="layer")
     params = jax.eval_shape(decoder.init, jax.random.key(0))
     step = make_policy_step(decoder, optimizer, algorithm, subject.mesh, vocabulary=subject.config.vocab_size)
     state = jax.eval_shape(lambda params: make_state(decoder, params, optimizer, subject.mesh), params)

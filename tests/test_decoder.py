@@ -1,6 +1,8 @@
 import dataclasses
 import functools
+import itertools
 import re
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 import jaxfc.models.decoder as decoder_module
+from jaxfc.config import Remat
 from jaxfc.models.decoder import Decoder, DecoderConfig, parameter_count
 from jaxfc.sharding import make_mesh, place_rows, shardings
 from jaxfc.types import Lanes, Prompts
@@ -185,11 +188,32 @@ def test_decoding_step_by_step_equals_extending_at_once(config, at_once):
         lengths = lengths + at_once
 
 
-@pytest.mark.parametrize(("flat_layers", "remat"), [(0, False), (0, True), (4, True)])
+@pytest.mark.parametrize("remat", typing.get_args(Remat))
+@pytest.mark.parametrize("flat_layers", [0, 4])
 def test_scan_and_remat_change_no_gradient(flat_layers, remat, monkeypatch):
     monkeypatch.setattr(decoder_module, "FLAT_LAYERS", flat_layers)
     computed = gradient_of(Decoder(TIED, remat=remat))(random_params(TIED), *batch())
     assert_close(computed, result(TIED), 2e-6)
+
+
+def test_each_policy_of_rematerialisation_takes_less_memory_than_the_one_before(monkeypatch):
+    monkeypatch.setattr(decoder_module, "FLAT_LAYERS", 0)
+    config = dataclasses.replace(TIED, layers=6)
+    shapes = jax.eval_shape(Decoder(config).init, jax.random.key(0))
+    prompts = Prompts(jax.ShapeDtypeStruct((8, 96), jnp.int32), jax.ShapeDtypeStruct((8,), jnp.int32))
+    completions = jax.ShapeDtypeStruct((32, 48), jnp.int32)
+
+    def memory(remat: Remat) -> int:
+        decoder = Decoder(config, remat=remat)
+
+        def loss(params, prompts, completions):
+            return jnp.sum(decoder.extend(params, completions, decoder.encode(params, prompts)))
+
+        compiled = jax.jit(jax.grad(loss)).lower(shapes, prompts, completions).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    sizes = [memory(remat) for remat in typing.get_args(Remat)]
+    assert all(less < 0.8 * more for more, less in itertools.pairwise(sizes)), sizes
 
 
 def test_bfloat16_products_stay_close_and_gradients_are_float32():

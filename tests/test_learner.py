@@ -257,6 +257,24 @@ def test_scale_zero_makes_bitwise_the_update_of_grpo():
     assert not np.array_equal(shaped[0], shaped[2]), "the bonus has no effect, so the comparison shows nothing"
 
 
+def test_products_in_bfloat16_leave_parameters_gradients_and_moments_in_float32():
+    decoder = Decoder(DECODER.config, dtype=jnp.bfloat16)
+    optimizer = optax.chain(optax.trace(decay=0.0), make_optimizer(dataclasses.replace(ADAMW, learning_rate=1e-6)))
+    algorithm = Algorithm(group_size=G, kl_coefficient=0.1)
+    step = make_policy_step(decoder, optimizer, algorithm, one_device(), vocabulary=VOCABULARY)
+    state, metrics = step(fresh_state(optimizer), batch(), settings())
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.opt_state)) if leaf.ndim} == {
+        jnp.dtype("float32")
+    }
+    # A rate of 1e-6 moves float32 weights; half of bfloat16's spacing near 0.1 is 2e-4.
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, tiny_params())
+    assert all(0.5e-6 < distance < 2e-6 for distance in jax.tree.leaves(moved))
+    # The products have 8 bits, so the gradient is that of float32 to a few hundredths.
+    exact = gradient_of(batch())[0]
+    apart = optax.tree.norm(jax.tree.map(jnp.subtract, state.opt_state[0].trace, exact)) / optax.tree.norm(exact)
+    assert apart < 0.05 and metrics["loss/total"].dtype == jnp.float32
+
+
 def test_the_state_given_to_an_update_is_donated():
     state = fresh_state(SGD)
     new, _ = stepper(SGD)(state, batch(), settings())

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from jaxfc.algorithm import Algorithm
 from jaxfc.command import InputError
-from jaxfc.config import Data, Mesh, Optimizer, Prompt, Tasks
+from jaxfc.config import Data, Mesh, Optimizer, Prompt, Remat, Tasks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,8 +103,8 @@ class TrainStepBenchmark(ModelBenchmark):
 
     new_tokens: int = 128
     """Tokens of each completion (T)."""
-    remat: bool = False
-    """Recompute each layer in the backward pass."""
+    remat: Remat = "none"
+    """What the backward pass computes again."""
     algorithm: Algorithm = dataclasses.field(default_factory=lambda: Algorithm(entropy=None))
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     memory: bool = True

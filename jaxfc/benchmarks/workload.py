@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from jaxfc.benchmarks.peers import NO_TOKEN, Peer, open_peers
 from jaxfc.benchmarks.settings import ModelBenchmark
+from jaxfc.config import Remat
 from jaxfc.decoding import make_steps
 from jaxfc.draws import make_sampling
 from jaxfc.logprobs import head_logits
@@ -52,7 +53,7 @@ def decoder_config(settings: ModelBenchmark) -> DecoderConfig:
     return DecoderConfig(vocab_size=sizes.pop("vocabulary"), **sizes)
 
 
-def make_subject(settings: ModelBenchmark, *, weights: str = "float32", remat: bool = False) -> Subject:
+def make_subject(settings: ModelBenchmark, *, weights: str = "float32", remat: Remat = "none") -> Subject:
     """Make random weights, each part on the device that keeps it."""
     config = decoder_config(settings)
     m = settings.mesh

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import math
+import typing
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxfc.config import Remat
 from jaxfc.models.attention import attend, attend_cached, attend_causally
 from jaxfc.models.cache import empty_cache, make_cache, write_rows
 from jaxfc.sharding import constrain, is_axes
@@ -131,22 +134,48 @@ def rotate(x: Float[Array, "P G T N Dh"], rotation: tuple[Array, Array]) -> Floa
     return jnp.concatenate([a * cosine - b * sine, b * cosine + a * sine], axis=-1).astype(x.dtype)
 
 
+def rematerialisation(remat: Remat) -> tuple[Callable, Callable]:
+    """What to wrap a layer in, and what its attention: the backward pass keeps this, and computes the rest again.
+
+    - `none`: everything is kept.
+    - `attention`: everything but scores and weights of attention, which grow with queries x keys.
+    - `dots`: what each layer begins with, and the results of its products with weights.
+    - `layer`: what each layer begins with; the least memory, and about a third more work.
+    """
+    match remat:
+        case "none":
+            return _kept, _kept
+        case "attention":
+            return _kept, jax.checkpoint
+        case "dots":
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            return functools.partial(jax.checkpoint, policy=policy), _kept
+        case "layer":
+            return jax.checkpoint, _kept
+    typing.assert_never(remat)
+
+
+def _kept(function: Callable) -> Callable:
+    return function
+
+
 class Decoder:
     """The pure functions of one architecture. It holds no arrays; every function takes `params`."""
 
     def __init__(
-        self, config: DecoderConfig, *, dtype: Any = jnp.float32, remat: bool = False, mesh: Mesh | None = None
+        self, config: DecoderConfig, *, dtype: Any = jnp.float32, remat: Remat = "none", mesh: Mesh | None = None
     ):
         """Derive the functions.
 
         Args:
             config: the architecture.
             dtype: of matrix products.
-            remat: recompute each layer in the backward pass.
+            remat: what the backward pass computes again.
             mesh: over which activations are split by row, and nothing else of them. Without one the compiler chooses,
                 and on several devices may move every activation to where a feature of the embedding lies.
         """
-        self.config, self.dtype, self.remat, self.mesh = config, dtype, remat, mesh
+        self.config, self.dtype, self.mesh = config, dtype, mesh
+        self._of_layer, self._of_attention = rematerialisation(remat)
         abstract = nnx.eval_shape(lambda: Network(config, rngs=nnx.Rngs(0)))
         _, variables = nnx.split(abstract)
         self._block, _ = nnx.split(nnx.eval_shape(lambda: Block(config, rngs=nnx.Rngs(0))))
@@ -182,7 +211,7 @@ class Decoder:
         def layer(x, _, block):
             q, k, v = block.project(x, rotation)
             # Padding is on the right, so the causal mask alone keeps it from every token that counts.
-            return block.finish(x, attend_causally(q, k, v)), (k[:, 0], v[:, 0])
+            return block.finish(x, self._of_attention(attend_causally)(q, k, v)), (k[:, 0], v[:, 0])
 
         return self._scan(layer, params, x)[1]
 
@@ -199,7 +228,8 @@ class Decoder:
 
         def layer(x, shared, block):
             q, k, v = block.project(x, rotation)
-            return block.finish(x, attend(q, k, v, causal, shared, seen)), None
+            attended = self._of_attention(attend)(q, k, v, causal, shared, seen)
+            return block.finish(x, attended), None
 
         x, _ = self._scan(layer, params, x, (prefix.keys, prefix.values))
         return self._final_norm(params, x).reshape(batch, length, -1)
@@ -304,7 +334,7 @@ class Decoder:
                 carry, y = body(carry, inputs)
                 ys.append(y)
             return carry, tuple(ys)
-        body = jax.checkpoint(body) if self.remat else body
+        body = self._of_layer(body)
         layers = self.config.layers
         return jax.lax.scan(body, carry, (params["blocks"], xs), unroll=layers if layers <= FLAT_LAYERS else 1)
 
