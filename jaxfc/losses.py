@@ -241,7 +241,9 @@ def kl_cov_terms(
     """
     log_ratios = _log_ratios(logprobs, old_logprobs, mask)
     ratios = jnp.exp(log_ratios)
-    penalty = jnp.where(selected, coefficient * jnp.abs(log_ratios), 0.0)
+    # |log r|, written so that its gradient at 0 is 0 (JAX's is 1): the first update of a batch has no penalty to follow.
+    change = log_ratios * jax.lax.stop_gradient(jnp.sign(log_ratios))
+    penalty = jnp.where(selected, coefficient * change, 0.0)
     return penalty - ratios * _credit(advantages, mask), {
         "loss/ratio_mean": jnp.where(mask, ratios, 0.0),
         "loss/selected": (mask & selected).astype(jnp.float32),
