@@ -241,7 +241,7 @@ def kl_cov_terms(
     """
     log_ratios = _log_ratios(logprobs, old_logprobs, mask)
     ratios = jnp.exp(log_ratios)
-    # |log r|, written so that its gradient at 0 is 0 (JAX's is 1): the first update of a batch has no penalty to follow.
+    # JAX gives abs the gradient 1 at 0, where every token of a first update stands; this |log r| has 0 there.
     change = log_ratios * jax.lax.stop_gradient(jnp.sign(log_ratios))
     penalty = jnp.where(selected, coefficient * change, 0.0)
     return penalty - ratios * _credit(advantages, mask), {
