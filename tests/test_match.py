@@ -84,6 +84,9 @@ def test_no_call_is_right_where_none_is_expected(syntax):
         "so clock.set(",
         "no: fly(to='Rome'",
         '{"name": "get_weather", "arguments": {"city": "Rome"}}',
+        '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>',
+        '```json\n[\n  { "name" : "get_weather" }]\n```',
+        "<function=get_weather>{'city': 'Rome'}</function>",
         "[" * 5000,
     ],
 )
@@ -105,6 +108,7 @@ def test_a_failed_attempt_at_a_call_is_not_no_call(text):
         "my_get_weather() is not get_weather",
         "The price (p == 3) and the list [1, 2] say nothing.",
         "I'd use [a map](http://x.y) or [the clock](http://x.y).",
+        'The set {Rome, "Oslo"} has no "name": I cannot.',
         "(city=",
     ],
 )

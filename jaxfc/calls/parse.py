@@ -84,6 +84,8 @@ _LIST_OF_CALLS = re.compile(r"\[\s*[^\W\d][\w.]*\s*\(")
 _MOST_LISTS = 8
 # A name, an opening parenthesis, and an argument's keyword.
 _KEYWORD_CALL = re.compile(r"\w[ \t]*\(\s*[^\W\d]\w*\s*=(?!=)")
+# An opening brace, a quoted key and a colon.
+_JSON_OBJECT = re.compile(r"""\{\s*(?:"[^"\n]*"|'[^'\n]*')\s*:""")
 _FILTERS = threading.Lock()
 _DIGITS_PER_BIT = 0.30103
 
@@ -140,7 +142,8 @@ def attempts_calls(text: str, names: Iterable[str]) -> bool:
 
     - starts with `[` or `{`, after white space and backticks: a broken list, or calls in another notation; or
     - has the name of an offered tool directly before `(`, or directly after `[`; or
-    - has any name before `(` and a keyword: `other(city=`.
+    - has any name before `(` and a keyword: `other(city=`; or
+    - has an object with a quoted key, `{"name":`: a call in JSON, as the templates of many models wrap it in tags.
 
     So a remark such as `get_weather needs a city`, `[a map](http://x.y)` within a sentence or `the city (or cities)`
     is prose, while `call get_weather() first` is an attempt.
@@ -149,7 +152,7 @@ def attempts_calls(text: str, names: Iterable[str]) -> bool:
         text: whatever a model wrote.
         names: of the tools on offer.
     """
-    if text.lstrip("` \t\r\n")[:1] in ("[", "{") or _KEYWORD_CALL.search(text):
+    if text.lstrip("` \t\r\n")[:1] in ("[", "{") or _KEYWORD_CALL.search(text) or _JSON_OBJECT.search(text):
         return True
     offered = "|".join(re.escape(name) for name in names if name)
     return bool(offered) and re.search(rf"(?<!\w)(?:{offered})\(|\[\s*(?:{offered})(?!\w)", text) is not None
