@@ -15,7 +15,7 @@ from jaxfc.benchmarks.limits import decode_bytes, matmul_flops, measure_limits
 from jaxfc.benchmarks.logprobs import benchmark_logprobs
 from jaxfc.benchmarks.loop import benchmark_loop
 from jaxfc.benchmarks.measure import WARM_UPS, Lap, alternate, figures, ratios, rise
-from jaxfc.benchmarks.peers import open_peers
+from jaxfc.benchmarks.peers import NO_TRAINING, open_peers
 from jaxfc.benchmarks.rollout import benchmark_rollout, our_contestants
 from jaxfc.benchmarks.settings import (
     CallsBenchmark,
@@ -329,7 +329,7 @@ def test_a_peer_that_a_benchmark_does_not_have_is_refused(settings, name):
 def test_a_peer_that_is_not_installed_is_named(name, package, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
     with pytest.raises(InputError, match=f"--peer {name} needs the package {package}"):
-        open_peers([name], tmp_path, preset("small"), compute="float32", temperature=1.0)
+        open_peers([name], tmp_path, preset("small"), compute="float32", training=NO_TRAINING)
 
 
 def test_a_peer_that_computes_other_logits_is_not_compared_with():
@@ -362,7 +362,9 @@ def test_a_training_peer_runs_the_same_steps():
     result = benchmark_train_step(TrainStepBenchmark(**MODEL, new_tokens=3, algorithm=algorithm), ["tunix"])
     check_report(result, "train_step", ["jaxfc", "tunix"])
     assert result["ratios"]["tunix"]["update_bytes"] > 0
-    result = benchmark_loop(LoopBenchmark(**MODEL, new_tokens=3, algorithm=algorithm), ["tunix"])
+    settings = LoopBenchmark(**MODEL, new_tokens=3, algorithm=algorithm, peer_remat="decoder")
+    result = benchmark_loop(settings, ["tunix"])
+    assert result["results"]["tunix"]["options"]["remat"] == "decoder"
     check_report(result, "loop", ["jaxfc", "tunix"])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxfc.advantages import group_advantages
 from jaxfc.benchmarks.measure import WARM_UPS, alternate, figures, report
-from jaxfc.benchmarks.peers import NO_TOKEN, GroupBatch, TrainingPeer
+from jaxfc.benchmarks.peers import NO_TOKEN, GroupBatch, PeerTraining, TrainingPeer
 from jaxfc.benchmarks.settings import LoopBenchmark, check_peers
 from jaxfc.benchmarks.workload import Subject, full_prompts, make_subject, peers_of, random_tokens
 from jaxfc.config import Data, Model, Prompt, Rollout, Tasks, TrainRL
@@ -36,8 +36,8 @@ def benchmark_loop(settings: LoopBenchmark, peers: Sequence[str] = ()) -> dict[s
     check_peers(settings, peers)
     subject = make_subject(settings, remat=settings.remat)
     prompts = random_tokens(settings, settings.prompts, settings.prompt_length, 0)
-    optimizer = make_optimizer(settings.optimizer)
-    with peers_of(peers, subject, temperature=settings.temperature, optimizer=optimizer) as others:
+    training = PeerTraining(settings.temperature, make_optimizer(settings.optimizer), settings.peer_remat)
+    with peers_of(peers, subject, training) as others:
         clocks = {name: PhaseClock() for name in ("jaxfc", *others)}
         runs = {"jaxfc": our_step(settings, subject, prompts, clocks["jaxfc"])}
         for name, peer in others.items():

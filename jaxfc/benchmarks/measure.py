@@ -55,7 +55,11 @@ def alternate(contestants: Mapping[str, Callable[[int], Any]], runs: int) -> dic
             gc.collect()
             lap = timed(run, number)[1]
             laps[name].append(lap)
-            print(f"run {number + 1} of {runs + WARM_UPS}: {name} {lap.wall:.2f} s", file=sys.stderr, flush=True)
+            print(
+                f"run {number + 1} of {runs + WARM_UPS}: {name} {lap.wall:.2f} s, CPU {lap.cpu:.2f} s",
+                file=sys.stderr,
+                flush=True,
+            )
     return laps
 
 

@@ -7,7 +7,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,20 @@ class Peer(Protocol):
         self, prompts: np.ndarray, *, group_size: int, new_tokens: int, temperature: float, seed: int
     ) -> np.ndarray:
         """Completions [P * G, T] of prompts [P, S], prompt-major; all have T tokens."""
+
+
+class PeerTraining(NamedTuple):
+    """How a peer that trains does so."""
+
+    temperature: float
+    """At which log-probabilities are taken."""
+    optimizer: optax.GradientTransformation
+    remat: Literal["none", "block", "decoder"] = "none"
+    """What is recomputed in the backward pass."""
+
+
+NO_TRAINING = PeerTraining(1.0, optax.identity())
+"""For peers that only sample."""
 
 
 class GroupBatch(NamedTuple):
@@ -150,11 +164,10 @@ class Tunix:
         config: DecoderConfig,
         *,
         compute: str,
-        temperature: float,
-        optimizer: optax.GradientTransformation,
+        training: PeerTraining,
     ):
         """Load the model that is in `folder` into a policy and a frozen reference."""
-        from tunix.models.qwen2.model import ModelConfig
+        from tunix.models.qwen2.model import ModelConfig, RematConfig
         from tunix.models.qwen2.params import create_model_from_safe_tensors
         from tunix.rl.grpo.grpo_learner import GRPOConfig
 
@@ -170,15 +183,16 @@ class Tunix:
             norm_eps=config.norm_epsilon,
             use_tied_embedding=config.tied,
             dtype=jnp.dtype(compute),
+            remat_config=RematConfig[training.remat.upper()],
         )
         self._load = lambda: create_model_from_safe_tensors(str(folder), self._config, dtype=jnp.float32)
-        self._policy, self._optimizer = self._load(), optimizer
+        self._policy, self._optimizer = self._load(), training.optimizer
         self._grpo = GRPOConfig(kl_loss_mode="low_var_kl")
         # Its learner sets this from the rollout's settings.
-        self._grpo.temperature = temperature
+        self._grpo.temperature = training.temperature
         self._reference = self._sampler = self._step = None
         self.options = {
-            "remat": self._config.remat_config.name,
+            "remat": training.remat,
             "cache_size": "prompt + completion",
             "return_logprobs": False,
             "cache_nnx_graph": True,
@@ -288,8 +302,7 @@ def open_peers(
     config: DecoderConfig,
     *,
     compute: str,
-    temperature: float,
-    optimizer: optax.GradientTransformation | None = None,
+    training: PeerTraining,
 ) -> dict[str, Peer]:
     """The peers of these names, each with the weights that are in `folder`.
 
@@ -304,8 +317,7 @@ def open_peers(
                 peers[name] = Transformers(folder, compute=compute)
             case "tunix":
                 _require("tunix", "tunix", "google-tunix")
-                given = optimizer or optax.identity()
-                peers[name] = Tunix(folder, config, compute=compute, temperature=temperature, optimizer=given)
+                peers[name] = Tunix(folder, config, compute=compute, training=training)
     return peers
 
 

@@ -19,7 +19,7 @@ def benchmark_rollout(settings: RolloutBenchmark, peers: Sequence[str] = ()) -> 
     check_peers(settings, peers)
     subject = make_subject(settings, weights=settings.weights)
     tokens = random_tokens(settings, settings.prompts, settings.prompt_length, 0)
-    with peers_of(peers, subject, temperature=settings.temperature) as others:
+    with peers_of(peers, subject) as others:
         runs = our_contestants(subject, settings, tokens)
         runs |= {name: peer_contestant(each, settings, tokens) for name, each in others.items()}
         laps = alternate(runs, settings.runs)

@@ -105,6 +105,8 @@ class TrainStepBenchmark(ModelBenchmark):
     """Tokens of each completion (T)."""
     remat: Remat = "none"
     """What the backward pass computes again."""
+    peer_remat: Literal["none", "block", "decoder"] = "none"
+    """What tunix recomputes in its backward pass: nothing (its default), attention and MLP, or each layer."""
     algorithm: Algorithm = dataclasses.field(default_factory=lambda: Algorithm(entropy=None))
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     memory: bool = True

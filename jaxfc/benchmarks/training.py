@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxfc.benchmarks.limits import matmul_flops, measure_limits
 from jaxfc.benchmarks.measure import alternate, figures, report
-from jaxfc.benchmarks.peers import NO_TOKEN, GroupBatch, TrainingPeer
+from jaxfc.benchmarks.peers import NO_TOKEN, GroupBatch, PeerTraining, TrainingPeer
 from jaxfc.benchmarks.settings import TrainStepBenchmark, check_peers
 from jaxfc.benchmarks.workload import (
     Subject,
@@ -111,8 +111,9 @@ def peer_contestant(peer: TrainingPeer, work: Work) -> Callable[[int], Any]:
 def contestants(settings: TrainStepBenchmark, names: Sequence[str]) -> Iterator[tuple[dict[str, Callable], dict]]:
     """Name -> update, and the peers among them."""
     subject, work = make_subject(settings, remat=settings.remat), make_work(settings)
-    peers, optimizer = [name for name in names if name != "jaxfc"], make_optimizer(settings.optimizer)
-    with peers_of(peers, subject, temperature=TEMPERATURE, optimizer=optimizer) as others:
+    peers = [name for name in names if name != "jaxfc"]
+    training = PeerTraining(TEMPERATURE, make_optimizer(settings.optimizer), settings.peer_remat)
+    with peers_of(peers, subject, training) as others:
         runs = {name: peer_contestant(peer, work) for name, peer in others.items()}
         if "jaxfc" in names:
             runs = {"jaxfc": our_contestant(make_ours(settings, subject, work))} | runs

@@ -10,10 +10,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
-from jaxfc.benchmarks.peers import NO_TOKEN, Peer, open_peers
+from jaxfc.benchmarks.peers import NO_TOKEN, NO_TRAINING, Peer, PeerTraining, open_peers
 from jaxfc.benchmarks.settings import ModelBenchmark
 from jaxfc.config import Remat
 from jaxfc.decoding import make_steps
@@ -107,9 +106,7 @@ def make_rollout(
 
 
 @contextmanager
-def peers_of(
-    names: Sequence[str], subject: Subject, *, temperature: float, optimizer: optax.GradientTransformation | None = None
-) -> Iterator[dict[str, Peer]]:
+def peers_of(names: Sequence[str], subject: Subject, training: PeerTraining = NO_TRAINING) -> Iterator[dict[str, Peer]]:
     """The peers, with the subject's weights; each has been seen to compute the same logits."""
     if not names:
         yield {}
@@ -117,9 +114,7 @@ def peers_of(
     with tempfile.TemporaryDirectory() as folder:
         model, nothing = Path(folder) / "model", Path(folder)
         save_model(model, subject.params, subject.config, nothing, subject.compute)
-        peers = open_peers(
-            names, model, subject.config, compute=subject.compute, temperature=temperature, optimizer=optimizer
-        )
+        peers = open_peers(names, model, subject.config, compute=subject.compute, training=training)
         for name, peer in peers.items():
             check_parity(name, peer, subject)
         yield peers
