@@ -30,7 +30,7 @@ from jaxfc.benchmarks.settings import (
 from jaxfc.benchmarks.table import table
 from jaxfc.benchmarks.training import benchmark_train_step
 from jaxfc.command import InputError
-from jaxfc.config import Data, Mesh, Tasks
+from jaxfc.config import Data, Draft, Mesh, Rollout, Tasks
 from jaxfc.decoding import Until, make_steps
 from jaxfc.draws import make_sampling
 from jaxfc.learner import make_optimizer, make_policy_step, make_state
@@ -254,6 +254,14 @@ def test_rollout_runs_on_a_mesh_of_the_first_devices():
     assert benchmark_rollout(settings)["parameters"] == 64 * 16 + 2 * layer + 16
 
 
+def test_a_rollout_may_have_fewer_slots_drafts_and_a_rounded_cache():
+    rollout = Rollout(temperature=0.0, slots=3, cache="int8", draft=Draft())
+    ours = benchmark_rollout(RolloutBenchmark(**MODEL, group_size=3, new_tokens=8, rollout=rollout))["results"]["jaxfc"]
+    assert ours["speed/tokens_per_tick"] >= 1 and 0 < ours["speed/slot_occupancy"] <= 1
+    whole = benchmark_rollout(RolloutBenchmark(**MODEL, group_size=3, new_tokens=8))["results"]["jaxfc"]
+    assert ours["decode_bytes"] < whole["decode_bytes"] and whole["speed/slot_occupancy"] == 1
+
+
 def test_a_rollout_that_stops_early_is_no_measurement(monkeypatch):
     settings = RolloutBenchmark(**MODEL, group_size=2, new_tokens=4)
     # Every token of a vocabulary of 64 stops.
@@ -261,7 +269,7 @@ def test_a_rollout_that_stops_early_is_no_measurement(monkeypatch):
     subject = workload.make_subject(settings)
     biased = {**subject.params, "embed": subject.params["embed"].at[1:].set(0)}
     tokens = np.zeros((2, 12), np.int32)
-    run = our_contestants(subject._replace(params=biased), settings, tokens)["jaxfc"]
+    run = our_contestants(subject._replace(params=biased), settings, tokens, [])["jaxfc"]
     with pytest.raises(RuntimeError, match="4 were to be sampled"):
         for number in range(8):
             run(number)
@@ -275,7 +283,7 @@ def test_train_step_measures_time_memory_and_flops():
     assert ours["tokens"] == 2 * (12 + 2 * 4)
     # The forward pass and, for each of its products, two in the backward one; the scores of the first are no input.
     assert ours["model_flops"] * 0.9 < ours["program_flops"] <= ours["model_flops"] * 1.4
-    assert 0 < ours["update_bytes"] < ours["update_peak_bytes"]
+    assert 0 < ours["update_bytes"] < ours["update_peak_bytes"] and ours["program_extra_bytes"] > 0
 
 
 def test_loop_measures_each_phase():
@@ -323,6 +331,12 @@ def test_loader_reads_prepared_shards():
 def test_a_peer_that_a_benchmark_does_not_have_is_refused(settings, name):
     with pytest.raises(InputError, match=f"--peer {name}: no such peer of {settings.name}"):
         check_peers(settings, [name])
+
+
+def test_peers_are_not_asked_for_a_cut_distribution():
+    with pytest.raises(InputError, match="top_k is 5"):
+        check_peers(RolloutBenchmark(rollout=Rollout(top_k=5)), ["tunix"])
+    check_peers(RolloutBenchmark(rollout=Rollout(top_k=5)), [])
 
 
 @pytest.mark.parametrize(("name", "package"), [("transformers", "torch"), ("tunix", "google-tunix")])

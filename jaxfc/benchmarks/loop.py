@@ -14,7 +14,7 @@ from jaxfc.benchmarks.measure import WARM_UPS, alternate, figures, report
 from jaxfc.benchmarks.peers import NO_TOKEN, GroupBatch, PeerTraining, TrainingPeer
 from jaxfc.benchmarks.settings import LoopBenchmark, check_peers
 from jaxfc.benchmarks.workload import Subject, full_prompts, make_subject, peers_of, random_tokens
-from jaxfc.config import Data, Model, Prompt, Rollout, Tasks, TrainRL
+from jaxfc.config import Data, Model, Prompt, Tasks, TrainRL
 from jaxfc.engine import compile_engine
 from jaxfc.learner import make_optimizer, train_batch
 from jaxfc.models.decoder import parameter_count
@@ -36,7 +36,7 @@ def benchmark_loop(settings: LoopBenchmark, peers: Sequence[str] = ()) -> dict[s
     check_peers(settings, peers)
     subject = make_subject(settings, remat=settings.remat)
     prompts = random_tokens(settings, settings.prompts, settings.prompt_length, 0)
-    training = PeerTraining(settings.temperature, make_optimizer(settings.optimizer), settings.peer_remat)
+    training = PeerTraining(settings.rollout.temperature, make_optimizer(settings.optimizer), settings.peer_remat)
     with peers_of(peers, subject, training) as others:
         clocks = {name: PhaseClock() for name in ("jaxfc", *others)}
         runs = {"jaxfc": our_step(settings, subject, prompts, clocks["jaxfc"])}
@@ -90,7 +90,7 @@ def our_step(settings: LoopBenchmark, subject: Subject, tokens: np.ndarray, cloc
             prompt_buckets=(settings.prompt_length,),
             completion_length=settings.new_tokens,
         ),
-        rollout=Rollout(temperature=settings.temperature),
+        rollout=settings.rollout,
         algorithm=settings.algorithm,
         optimizer=settings.optimizer,
     )
@@ -133,7 +133,7 @@ def peer_step(
             tokens,
             group_size=group,
             new_tokens=settings.new_tokens,
-            temperature=settings.temperature,
+            temperature=settings.rollout.temperature,
             seed=number,
         )
 

@@ -137,12 +137,18 @@ def peak_rss() -> int:
 def rise(function: Callable[[], Any]) -> tuple[int, int]:
     """How far memory rises while `function` runs, and how high it stood before, in bytes.
 
-    Linux only: the mark of the highest memory is set back first, and what the allocator keeps for later is returned.
+    On an accelerator it is the first device's. On CPU it is the process's, and Linux only: the mark of the highest
+    memory is set back first, and what the allocator keeps for later is returned.
 
     Raises:
         OSError: the system has no such mark.
     """
     gc.collect()
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        before = device.memory_stats()["bytes_in_use"]
+        jax.block_until_ready(function())
+        return device.memory_stats()["peak_bytes_in_use"] - before, before
     ctypes.CDLL(ctypes.util.find_library("c")).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")

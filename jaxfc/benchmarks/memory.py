@@ -1,7 +1,9 @@
-"""A process of its own that runs one contestant's update and prints how far memory rose during the last."""
+"""A process of its own that runs one contestant's updates and prints how far they make memory rise."""
 
 import json
 import sys
+
+import jax
 
 from jaxfc.benchmarks.measure import WARM_UPS, rise
 from jaxfc.benchmarks.settings import TrainStepBenchmark
@@ -13,13 +15,17 @@ def main(contestant: str, path: str) -> dict[str, int]:
     """Measure `contestant` with the settings in the file `path`.
 
     Returns:
-        `update_bytes`, by which memory rose during an update over what the process held before it (code, weights,
-        optimizer state, batch), and `update_peak_bytes`, the most that it held in all.
+        `update_bytes`, by which memory rose over what the process held before the first of three updates (libraries,
+        weights, optimizer state, batch), and `update_peak_bytes`, the most that it held in all.
     """
     with contestants(load(TrainStepBenchmark, path), (contestant,)) as (runs, _):
-        for number in range(WARM_UPS):
-            runs[contestant](number)
-        up, before = rise(lambda: runs[contestant](WARM_UPS))
+
+        def updates():
+            # All from the first on: what an update leaves to the allocator would hide in the next.
+            for number in range(WARM_UPS + 1):
+                jax.block_until_ready(runs[contestant](number))
+
+        up, before = rise(updates)
     return {"update_bytes": up, "update_peak_bytes": before + up}
 
 

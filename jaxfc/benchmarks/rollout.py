@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxfc.benchmarks.limits import decode_bytes, measure_limits
@@ -11,7 +12,9 @@ from jaxfc.benchmarks.measure import alternate, figures, report
 from jaxfc.benchmarks.peers import Peer
 from jaxfc.benchmarks.settings import RolloutBenchmark, check_peers
 from jaxfc.benchmarks.workload import Subject, full_prompts, make_rollout, make_subject, peers_of, random_tokens
+from jaxfc.engine import CACHE_TYPES
 from jaxfc.models.decoder import parameter_count
+from jaxfc.sampler import Effort
 
 
 def benchmark_rollout(settings: RolloutBenchmark, peers: Sequence[str] = ()) -> dict[str, Any]:
@@ -20,7 +23,8 @@ def benchmark_rollout(settings: RolloutBenchmark, peers: Sequence[str] = ()) -> 
     subject = make_subject(settings, weights=settings.weights)
     tokens = random_tokens(settings, settings.prompts, settings.prompt_length, 0)
     with peers_of(peers, subject) as others:
-        runs = our_contestants(subject, settings, tokens)
+        efforts: list[Effort] = []
+        runs = our_contestants(subject, settings, tokens, efforts)
         runs |= {name: peer_contestant(each, settings, tokens) for name, each in others.items()}
         laps = alternate(runs, settings.runs)
         rows = settings.prompts * settings.group_size
@@ -29,20 +33,21 @@ def benchmark_rollout(settings: RolloutBenchmark, peers: Sequence[str] = ()) -> 
         for name, peer in others.items():
             results[name]["options"] = peer.options
         packages = [package for peer in others.values() for package in peer.packages]
-    results["jaxfc"] |= decoding(subject, settings, results["jaxfc"], prefill)
+    results["jaxfc"] |= decoding(subject, settings, results["jaxfc"], prefill) | efforts[-1].metrics()
     parameters = parameter_count(subject.config)
     return report(settings, results, packages, parameters=parameters)
 
 
-def our_contestants(subject: Subject, settings: RolloutBenchmark, tokens: np.ndarray):
-    """Our rollout, whole and with one token."""
+def our_contestants(subject: Subject, settings: RolloutBenchmark, tokens: np.ndarray, efforts: list[Effort]):
+    """Our rollout, whole and with one token; what each took is added to `efforts`."""
     sizes = {"group_size": settings.group_size, "new_tokens": settings.new_tokens}
-    rollout = make_rollout(subject, **sizes, temperature=settings.temperature)
+    rollout = make_rollout(subject, settings.rollout, **sizes)
     prompts = full_prompts(subject, tokens)
 
     def run(limit: int):
         def once(number: int):
-            rollouts = rollout(subject.params, prompts, number, limit)
+            rollouts, effort = rollout(subject.params, prompts, number, limit)
+            efforts.append(effort)
             lengths = np.asarray(jax.device_get(rollouts.lengths))
             if (lengths != limit).any():
                 raise RuntimeError(f"a completion has {lengths.min()} tokens; {limit} were to be sampled.")
@@ -50,7 +55,8 @@ def our_contestants(subject: Subject, settings: RolloutBenchmark, tokens: np.nda
 
         return once
 
-    return {"jaxfc": run(settings.new_tokens), "prefill": run(1)}
+    # The whole comes last, and so does its effort.
+    return {"prefill": run(1), "jaxfc": run(settings.new_tokens)}
 
 
 def peer_contestant(peer: Peer, settings: RolloutBenchmark, tokens: np.ndarray):
@@ -62,7 +68,7 @@ def peer_contestant(peer: Peer, settings: RolloutBenchmark, tokens: np.ndarray):
             tokens,
             group_size=settings.group_size,
             new_tokens=settings.new_tokens,
-            temperature=settings.temperature,
+            temperature=settings.rollout.temperature,
             seed=number,
         )
         if completions.shape != shape:
@@ -72,7 +78,10 @@ def peer_contestant(peer: Peer, settings: RolloutBenchmark, tokens: np.ndarray):
 
 
 def decoding(subject: Subject, settings: RolloutBenchmark, whole: dict, prefill: dict) -> dict[str, Any]:
-    """Decoding alone, against what reading its bytes would take at the measured copy bandwidth of the devices."""
+    """Decoding alone, against what reading its bytes would take at the measured copy bandwidth of the devices.
+
+    The limit is that of one token a step: drafts may beat it, and so may a CPU whose own caches hold the model.
+    """
     seconds = whole["wall_s"]["median"] - prefill["wall_s"]["median"]
     steps = settings.new_tokens - 1
     needed = decode_bytes(
@@ -82,7 +91,7 @@ def decoding(subject: Subject, settings: RolloutBenchmark, whole: dict, prefill:
         prompt_length=settings.prompt_length,
         steps=steps,
         weight=jax.tree.leaves(subject.params)[0].dtype.itemsize,
-        cache=np.dtype(subject.decoder.dtype).itemsize,
+        cache=jnp.dtype(CACHE_TYPES[settings.rollout.cache] or subject.decoder.dtype).itemsize,
     )
     limits = measure_limits(subject.decoder.dtype)
     bandwidth = limits.copy_bytes_per_s * subject.mesh.size

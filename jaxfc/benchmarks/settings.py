@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from jaxfc.algorithm import Algorithm
 from jaxfc.command import InputError
-from jaxfc.config import Data, Mesh, Optimizer, Prompt, Remat, Tasks
+from jaxfc.config import Data, Mesh, Optimizer, Prompt, Remat, Rollout, Tasks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,8 +81,7 @@ class RolloutBenchmark(ModelBenchmark):
     """Completions per prompt (G)."""
     new_tokens: int = 128
     """Tokens of each completion (T)."""
-    temperature: float = 0.7
-    """Above 0; 0 is greedy."""
+    rollout: Rollout = dataclasses.field(default_factory=Rollout)
     weights: Literal["float32", "bfloat16"] = "float32"
     """Type in which parameters are held; training holds them in float32."""
 
@@ -90,15 +89,12 @@ class RolloutBenchmark(ModelBenchmark):
         super().__post_init__()
         if self.new_tokens < 2:
             raise ValueError(f"new_tokens is {self.new_tokens}; decoding is timed from the second token on.")
-        if self.temperature < 0:
-            raise ValueError(f"temperature is {self.temperature}; right is 0 (greedy) or more.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainStepBenchmark(ModelBenchmark):
-    """One policy update: loss, gradient and optimizer."""
+class TrainingBenchmark(ModelBenchmark):
+    """What benchmarks that train have."""
 
-    name: ClassVar[str] = "train_step"
     peers: ClassVar[tuple[str, ...]] = ("tunix",)
 
     new_tokens: int = 128
@@ -109,8 +105,6 @@ class TrainStepBenchmark(ModelBenchmark):
     """What tunix recomputes in its backward pass: nothing (its default), attention and MLP, or each layer."""
     algorithm: Algorithm = dataclasses.field(default_factory=lambda: Algorithm(entropy=None))
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
-    memory: bool = True
-    """Measure the peak memory of an update too, in a fresh process for each contestant."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -120,15 +114,22 @@ class TrainStepBenchmark(ModelBenchmark):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LoopBenchmark(TrainStepBenchmark):
+class TrainStepBenchmark(TrainingBenchmark):
+    """One policy update: loss, gradient and optimizer."""
+
+    name: ClassVar[str] = "train_step"
+
+    memory: bool = True
+    """Measure the memory of updates too, in a fresh process for each contestant."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoopBenchmark(TrainingBenchmark):
     """A whole RL step: rollout, scores by policy and reference, update. Rewards are drawn at random."""
 
     name: ClassVar[str] = "loop"
 
-    temperature: float = 0.7
-    """Of the rollout."""
-    memory: bool = False
-    """Measure the peak memory of an update too, in a fresh process for each contestant."""
+    rollout: Rollout = dataclasses.field(default_factory=Rollout)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -186,12 +187,19 @@ class LoaderBenchmark(HostBenchmark):
 
 
 def check_peers(settings: Benchmark, names: Sequence[str]):
-    """Refuse a peer that a benchmark cannot run.
+    """Refuse a peer that a benchmark does not have, or that could not run these settings.
 
     Raises:
-        InputError: and says which it can.
+        InputError: and says what would be right.
     """
     for name in names:
         if name not in settings.peers:
             possible = f"possible: {', '.join(settings.peers)}" if settings.peers else "it has none"
             raise InputError(f"command line: --peer {name}: no such peer of {settings.name}; {possible}.")
+    if names and isinstance(settings, RolloutBenchmark | LoopBenchmark):
+        rollout = settings.rollout
+        if rollout.top_k or rollout.top_p < 1:
+            raise InputError(
+                f"command line: --peer {','.join(names)}: peers draw from the whole distribution, but rollout.top_k is "
+                f"{rollout.top_k} and rollout.top_p is {rollout.top_p}; right are 0 and 1."
+            )

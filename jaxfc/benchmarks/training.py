@@ -143,19 +143,21 @@ def benchmark_train_step(settings: TrainStepBenchmark, peers: Sequence[str] = ()
 
 def memory_ratios(ours: dict, theirs: dict) -> dict[str, float]:
     """Their memory over ours: above 1, ours is the less."""
-    return {name: theirs[name] / ours[name] for name in ("update_bytes", "update_peak_bytes")}
+    return {name: theirs[name] / ours[name] for name in ours}
 
 
 def against_limit(settings: TrainStepBenchmark, seconds: float) -> dict[str, Any]:
     """FLOPs of the matrix products, and the part of the measured matmul rate of the devices that they reach.
 
     `model_flops` is three times the forward pass, as model-FLOPs utilisation counts; `program_flops` is what the
-    update's program does, recomputation included.
+    update's program does, recomputation included. `program_extra_bytes` is what that program holds, by the compiler's
+    count, beside its arguments and results, on one device.
     """
     subject = make_subject(settings, remat=settings.remat)
     ours = make_ours(settings, subject, make_work(settings))
     forward = matmul_flops(ours.score, subject.params, ours.rollouts, ours.sampling)
-    program = matmul_flops(ours.step, ours.state, ours.batch, ours.sampling)
+    arguments = ours.state, ours.batch, ours.sampling
+    program = matmul_flops(ours.step, *arguments)
     rate = measure_limits(subject.decoder.dtype).matmul_flops_per_s * subject.mesh.size
     return {
         "parameters": parameter_count(subject.config),
@@ -164,6 +166,7 @@ def against_limit(settings: TrainStepBenchmark, seconds: float) -> dict[str, Any
         "matmul_flops_per_s": rate,
         "fraction_of_limit": 3 * forward / rate / seconds,
         "program_fraction_of_limit": program / rate / seconds,
+        "program_extra_bytes": ours.step.lower(*arguments).compile().memory_analysis().temp_size_in_bytes,
     }
 
 

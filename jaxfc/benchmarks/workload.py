@@ -14,14 +14,15 @@ from jax.sharding import Mesh
 
 from jaxfc.benchmarks.peers import NO_TOKEN, NO_TRAINING, Peer, PeerTraining, open_peers
 from jaxfc.benchmarks.settings import ModelBenchmark
-from jaxfc.config import Remat
+from jaxfc.config import Remat, Rollout
 from jaxfc.decoding import make_steps
 from jaxfc.draws import make_sampling
+from jaxfc.engine import CACHE_TYPES
 from jaxfc.logprobs import head_logits
 from jaxfc.models.decoder import Decoder, DecoderConfig
 from jaxfc.models.presets import preset
 from jaxfc.models.weights import save_model
-from jaxfc.sampler import make_sampler
+from jaxfc.sampler import Effort, make_sampler
 from jaxfc.sharding import make_mesh, place_rows, shardings
 from jaxfc.types import Params, Prompts, Rollouts
 from jaxfc.workspace import compute_dtype
@@ -86,21 +87,25 @@ def full_prompts(subject: Subject, tokens: np.ndarray) -> Prompts:
 
 
 def make_rollout(
-    subject: Subject, *, group_size: int, new_tokens: int, temperature: float
-) -> Callable[[Params, Prompts, int, int], Rollouts]:
-    """Our sampler as `(params, prompts, run, limit) -> Rollouts` of exactly `limit` tokens each."""
+    subject: Subject, settings: Rollout, *, group_size: int, new_tokens: int
+) -> Callable[[Params, Prompts, int, int], tuple[Rollouts, Effort]]:
+    """Our sampler as `(params, prompts, run, limit) -> (Rollouts, Effort)` of exactly `limit` tokens each."""
     steps = make_steps(
         subject.decoder,
         subject.mesh,
         group_size=group_size,
         length=new_tokens,
         vocabulary=subject.config.vocab_size,
+        slots=settings.slots,
+        cache=CACHE_TYPES[settings.cache],
+        drafts=settings.draft,
     )
     sample = make_sampler(steps, subject.mesh)
+    cut = {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
 
-    def rollout(params: Params, prompts: Prompts, run: int, limit: int) -> Rollouts:
-        sampling = make_sampling(temperature=temperature, stop_tokens=(NO_TOKEN,), max_tokens=limit)
-        return sample(params, prompts, jax.random.key(run), sampling)[0]
+    def rollout(params: Params, prompts: Prompts, run: int, limit: int) -> tuple[Rollouts, Effort]:
+        sampling = make_sampling(**cut, stop_tokens=(NO_TOKEN,), max_tokens=limit)
+        return sample(params, prompts, jax.random.key(run), sampling)
 
     return rollout
 
