@@ -3,6 +3,7 @@
 None of them is a dependency; each is imported when it is asked for.
 """
 
+import dataclasses
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
@@ -183,10 +184,11 @@ class Tunix:
             norm_eps=config.norm_epsilon,
             use_tied_embedding=config.tied,
             dtype=jnp.dtype(compute),
-            remat_config=RematConfig[training.remat.upper()],
         )
-        self._load = lambda: create_model_from_safe_tensors(str(folder), self._config, dtype=jnp.float32)
-        self._policy, self._optimizer = self._load(), training.optimizer
+        # Its sampler cannot run a model that recomputes.
+        trained = dataclasses.replace(self._config, remat_config=RematConfig[training.remat.upper()])
+        self._load = lambda config: create_model_from_safe_tensors(str(folder), config, dtype=jnp.float32)
+        self._policy, self._optimizer = self._load(trained), training.optimizer
         self._grpo = GRPOConfig(kl_loss_mode="low_var_kl")
         # Its learner sets this from the rollout's settings.
         self._grpo.temperature = training.temperature
@@ -216,8 +218,7 @@ class Tunix:
         room = prompts.shape[1] + new_tokens
         if self._sampler is None or self._sampler.cache_config.cache_size != room:
             self._sampler = self._make_sampler(prompts, room)
-        else:
-            self._sampler.transformer_state = nnx.variables(self._policy, nnx.Param)
+        self._sampler.transformer_state = nnx.variables(self._policy, nnx.Param)
         self._sampler.tokenizer._tokenizer.prompts = prompts
         out = self._sampler(
             [str(number) for number in np.repeat(np.arange(len(prompts)), group_size)],
@@ -233,7 +234,7 @@ class Tunix:
     def score(self, prompts: np.ndarray, completions: np.ndarray) -> jax.Array:
         """Under the frozen reference."""
         if self._reference is None:
-            self._reference = self._load()
+            self._reference = self._load(self._config)
         return self._score(self._reference, prompts, completions)
 
     def policy_score(self, prompts: np.ndarray, completions: np.ndarray) -> jax.Array:
@@ -268,7 +269,7 @@ class Tunix:
 
         c = self._config
         cache = CacheConfig(cache_size=room, num_layers=c.num_layers, num_kv_heads=c.num_kv_heads, head_dim=c.head_dim)
-        return Sampler(self._policy, _Numbered(prompts), cache)
+        return Sampler(self._load(c), _Numbered(prompts), cache)
 
     def _score(self, model, prompts: np.ndarray, completions: np.ndarray) -> jax.Array:
         from flax import nnx
