@@ -72,7 +72,7 @@ def clipped_policy_terms(
     terms, parts = _clipped(ratios, advantages, mask, clip_low, clip_high)
     if dual_clip is None:
         return terms, parts
-    bound = jnp.where(mask & (advantages < 0), -dual_clip * jax.lax.stop_gradient(advantages), jnp.inf)
+    bound = jnp.where(advantages < 0, -dual_clip * jax.lax.stop_gradient(advantages), jnp.inf)
     parts["loss/dual_clip_fraction"] = (bound < terms).astype(jnp.float32)
     return jnp.minimum(terms, bound), parts
 
@@ -158,7 +158,7 @@ def cispo_terms(
     weights = jnp.clip(ratios, 1 - clip_low, 1 + clip_high)
     terms, _ = reinforce_terms(logprobs, advantages, mask)
     return weights * terms, {
-        "loss/clip_fraction": (mask & (weights != ratios)).astype(jnp.float32),
+        "loss/clip_fraction": (weights != ratios).astype(jnp.float32),
         "loss/ratio_mean": jnp.where(mask, ratios, 0.0),
     }
 

@@ -141,6 +141,18 @@ def test_whitened_advantages_have_one_mean_and_one_deviation():
     np.testing.assert_allclose(mixed[1], 10 * mixed[0], rtol=1e-5)
 
 
+def test_whitening_moves_the_mean_to_zero():
+    # Mean 2, squares 1 + 1 + 4 + 4 = 10 over 3: deviation 1.825742.
+    white = whitened_advantages(jnp.array([[3.0, 1.0], [4.0, 0.0]]), jnp.ones((2, 2), bool))
+    np.testing.assert_allclose(white, [[0.547723, -0.547723], [1.095445, -1.095445]], rtol=1e-5)
+
+
+def test_whitening_is_not_differentiated():
+    mask = jnp.ones((2, 4), bool)
+    gradient = jax.grad(lambda a: (whitened_advantages(a, mask) ** 2)[0].sum())(jnp.arange(8.0).reshape(2, 4))
+    np.testing.assert_array_equal(gradient, 0.0)
+
+
 def test_a_batch_of_dead_groups_is_not_whitened():
     np.testing.assert_array_equal(whitened_advantages(jnp.zeros((2, 4)), jnp.ones((2, 4), bool)), 0.0)
     np.testing.assert_array_equal(whitened_advantages(jnp.full((2, 4), jnp.nan), jnp.zeros((2, 4), bool)), 0.0)
@@ -206,9 +218,10 @@ def test_bonus_lies_between_zero_and_its_cap_and_keeps_the_sign():
     np.testing.assert_array_equal(jnp.sign(egpo_advantages(advantages, entropies, **PAPER)), jnp.sign(advantages))
 
 
-def test_no_gradient_flows_through_the_entropy():
+@pytest.mark.parametrize("shaped", [egpo_advantages, clipped_entropy_advantages])
+def test_no_gradient_flows_through_the_entropy(shaped):
     def total(entropies):
-        return egpo_advantages(group_advantages(group_of(4)), entropies, **PAPER).sum()
+        return shaped(group_advantages(group_of(4)), entropies, **PAPER).sum()
 
     np.testing.assert_array_equal(jax.grad(total)(jnp.full((1, 8), 0.1)), 0.0)
 
@@ -227,10 +240,11 @@ def test_padding_never_reaches_the_cot_entropy(padding):
     np.testing.assert_allclose(mean_cot_entropy(entropies, mask), [0.2, 0.0], rtol=1e-6)
 
 
-def test_each_token_is_raised_by_its_own_entropy_up_to_its_cap():
+@pytest.mark.parametrize("padding", [jnp.nan, jnp.inf, -jnp.inf])
+def test_each_token_is_raised_by_its_own_entropy_up_to_its_cap(padding):
     # 0.4 * 0.5 = 0.2 under 1 / 2; 0.4 * 5 = 2 over it; at A = -0.2 the cap is 0.1; off the mask nothing.
-    advantages = jnp.array([[1.0, 1.0, -0.2, jnp.nan]])
-    entropies = jnp.array([[0.5, 5.0, 5.0, jnp.inf]])
+    advantages = jnp.array([[1.0, 1.0, -0.2, padding]])
+    entropies = jnp.array([[0.5, 5.0, 5.0, padding]])
     mask = jnp.array([[True, True, True, False]])
     shaped = token_entropy_advantages(advantages, entropies, mask, **PAPER)
     np.testing.assert_allclose(shaped, [[1.2, 1.5, -0.1, 0.0]], rtol=1e-6)
