@@ -322,6 +322,9 @@ class Run:
     """Steps between checkpoints."""
     keep: int = 2
     """Checkpoints kept."""
+    compile_cache: str | None = "~/.cache/jaxfc"
+    """Folder where compiled programs are kept for later runs, of which only the owner may write; null keeps none.
+    JAX_COMPILATION_CACHE_DIR in the environment goes before it."""
     model: Model
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     data: Data

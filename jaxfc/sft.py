@@ -33,10 +33,12 @@ def train_sft(config: TrainSFT, *, dry_run: bool = False) -> dict[str, int | flo
     )
     if dry_run:
         return {}
-    folder, clock, programs = RunFolder(config, work, "sft"), Clock(), Programs()
+    folder, clock, programs = RunFolder(config, work, "sft"), Clock(), Programs(config.compile_cache)
     state, sampling, update = clock("compile", compile_sft, config, work, programs)
     held_out = HeldOut(config.evaluation, work, programs)
     start, state, notes = folder.resume(state, batches)
+    batches.prepare()
+    clock("compile", programs.finish)
     notes = notes or clock("evaluate", held_out.measure, work.params, "eval/before")
 
     with Metrics(folder.path, start, config.steps) as log:

@@ -27,10 +27,12 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, int | float]:
     batches = Batches(examples, config.data, work.prompt, tokenizer, batch=config.batch, seed=config.seed)
     if dry_run:
         return {}
-    folder, clock, programs = RunFolder(config, work, "rl"), Clock(), Programs()
+    folder, clock, programs = RunFolder(config, work, "rl"), Clock(), Programs(config.compile_cache)
     engine = clock("compile", compile_engine, config, work, programs)
     held_out = HeldOut(config.evaluation, work, programs)
     start, state, notes = folder.resume(engine.state, batches)
+    batches.prepare()
+    clock("compile", programs.finish)
     notes = notes or clock("evaluate", held_out.measure, work.params, "eval/before")
     sampling, entropy = engine.sampling, config.algorithm.entropy
     bonus_is_on = entropy is not None and entropy.scale > 0

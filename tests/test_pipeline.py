@@ -46,6 +46,18 @@ def test_the_same_seed_gives_the_same_batches_and_another_seed_others(batches):
     assert list(map(ids, first)) != list(map(ids, other))
 
 
+def test_reading_ahead_changes_neither_the_position_nor_the_batches(batches):
+    plain, ahead = batches(), batches()
+    state = plain.get_state()
+    ahead.prepare()
+    assert ahead.get_state() == state
+    for one, two in zip(take(plain, 5), take(ahead, 5), strict=True):
+        assert_same(one, two)
+    ahead.set_state(state)
+    ahead.prepare()
+    assert_same(next(ahead), next(batches()))
+
+
 @pytest.mark.parametrize("seen", [0, 1, 7])
 def test_a_saved_position_goes_on_exactly_with_what_waits_in_the_buckets(batches, seen):
     original = batches()

@@ -133,6 +133,10 @@ class Batches(Iterator[Batch]):
             np.array([len(item.completion) for item in items], np.int32),
         )
 
+    def prepare(self):
+        """Begin to read and tokenise ahead, so that the first batches are there when they are asked for."""
+        self._reader.start_prefetch()
+
     def get_state(self) -> dict[str, Any]:
         """The position as JSON: what was read, and what waits in the buckets for a full batch."""
         pending = {str(bucket): [item.index for item in items] for bucket, items in self._pending.items()}
