@@ -1,9 +1,7 @@
 """The Berkeley Function-Calling Leaderboard, single turn: its files, its aggregate scores, its verdict on an output."""
 
 import collections
-import gzip
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +12,7 @@ from jaxfc.calls.parse import Syntax
 from jaxfc.calls.schema import AcceptedCall, Tool, accepted_from_bfcl, tool_from_json
 from jaxfc.command import InputError
 from jaxfc.data.example import Example
+from jaxfc.data.sources import read_values
 from jaxfc.files import write_atomically
 
 NON_LIVE_AST = ("simple_python", "multiple", "parallel", "parallel_multiple")
@@ -72,27 +71,11 @@ def _read_category(folder: Path, category: str) -> list[Example]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a file of JSON lines, plain or gzip, each with `file:line`."""
-    line = 0
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for line, text in enumerate(file, start=1):
-                if text.strip():
-                    yield f"{path}:{line}", _object(text, f"{path}:{line}")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: the gzip data is damaged or cut short after line {line}.") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
-
-
-def _object(text: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error}); each line holds one JSON object.") from error
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: each line holds one JSON object; found {text[:60].decode(errors='replace')}")
-    return row
+    """The objects of a file, each with `file:line`."""
+    for line, row in read_values(path):
+        if not isinstance(row, dict):
+            raise InputError(f"{path}:{line}: each line holds one JSON object; found {json.dumps(row)[:60]}")
+        yield f"{path}:{line}", row
 
 
 def _find_file(folder: Path, category: str) -> Path:

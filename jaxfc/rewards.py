@@ -11,7 +11,7 @@ from jaxfc.calls.match import Verdict, judge_answer
 from jaxfc.calls.parse import Syntax
 from jaxfc.config import Prompt, Reward
 from jaxfc.data.example import Example
-from jaxfc.data.prompts import Tokenizer, completion_tokens, cot_mask, pieces_of, read_completion
+from jaxfc.data.prompts import Completion, Tokenizer, completion_tokens, cot_mask, pieces_of, read_completion
 from jaxfc.workers import Here, Lost, Workers
 
 CHUNK = 64
@@ -43,7 +43,10 @@ def judge_completion(data: bytes, example: Example, prompt: Prompt, syntax: Synt
         prompt: the required form.
         syntax: how the answer is parsed.
     """
-    completion = read_completion(data, prompt)
+    return _judge_form(read_completion(data, prompt), example, syntax)
+
+
+def _judge_form(completion: Completion, example: Example, syntax: Syntax) -> Verdict:
     if completion.answer is None:
         return Verdict(False, f"format: {completion.problem}")
     return judge_answer(completion.answer, example.tools, example.accepted, syntax)
@@ -72,12 +75,12 @@ class Judge(NamedTuple):
     def __call__(self, answered: Answered) -> tuple[Verdict, np.ndarray]:
         """The verdict, and for each token whether it is of the chain of thought."""
         pieces = pieces_of(answered.tokens, self.table)
-        data = b"".join(pieces)
+        completion = read_completion(b"".join(pieces), self.prompt)
         if answered.ended:
-            verdict = judge_completion(data, answered.example, self.prompt, self.syntax)
+            verdict = _judge_form(completion, answered.example, self.syntax)
         else:
             verdict = Verdict(False, "format: cut at the limit")
-        return verdict, cot_mask(pieces, read_completion(data, self.prompt).cot)
+        return verdict, cot_mask(pieces, completion.cot)
 
 
 def judging_pool(judge: Callable, config: Reward) -> Here | Workers:

@@ -10,8 +10,6 @@ from jax.sharding import Mesh as DeviceMesh
 from jaxfc.command import InputError, dump, load
 from jaxfc.config import Mesh, Model, Prompt
 from jaxfc.data.prompts import Tokenizer
-from jaxfc.files import write_atomically
-from jaxfc.metrics import is_writer
 from jaxfc.models.decoder import Decoder
 from jaxfc.models.weights import digest_of, load_params, read_decoder_config, save_model
 from jaxfc.sharding import make_mesh, replicated
@@ -94,10 +92,8 @@ def saved_prompt(folder: Path) -> Prompt:
 
 
 def export(work: Workspace, params: Params, folder: Path):
-    """Write the model as a Hugging Face directory that transformers loads, with its prompt beside it."""
-    save_model(folder, params, work.decoder.config, work.source)
-    if is_writer():
-        write_atomically(folder / PROMPT_FILE, dump(work.prompt))
+    """Write the model as a Hugging Face directory that transformers loads, with its prompt in it, or nothing at all."""
+    save_model(folder, params, work.decoder.config, work.source, beside={PROMPT_FILE: dump(work.prompt)})
 
 
 def step_key(mesh: DeviceMesh, seed: int, step: int, role: str) -> jax.Array:

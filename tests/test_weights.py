@@ -322,6 +322,17 @@ def test_a_write_that_fails_leaves_what_was_there(tied, tmp_path, there_before):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_what_stands_beside_the_weights_is_written_with_them_or_nothing_is(tied, tmp_path):
+    params, config = load(tied), read_decoder_config(tied)
+    save_model(tmp_path / "saved", params, config, tied, beside={"prompt.yaml": "system: é\n"})
+    assert (tmp_path / "saved" / "prompt.yaml").read_text(encoding="utf-8") == "system: é\n"
+    before = sorted(tmp_path.rglob("*"))
+    for place in ("saved", "other"):
+        with pytest.raises(OutputError, match="cannot write the model in this"):
+            save_model(tmp_path / place, params, config, tied, beside={"no/folder.yaml": ""})
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_the_digest_is_of_config_and_weights_and_of_nothing_else(tied):
     digest = digest_of(tied)
     (tied / "README.md").write_text("")

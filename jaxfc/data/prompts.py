@@ -208,6 +208,7 @@ def answer_of(text: str, prompt: Prompt) -> str:
 
 def cot_mask(pieces: Sequence[bytes], cot: tuple[int, int]) -> np.ndarray:
     """[T] bool: the tokens that lie wholly within the chain of thought. One that straddles a tag belongs to the tag."""
-    ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
-    starts = ends - np.array([len(piece) for piece in pieces], dtype=np.int64)
+    sizes = np.array([len(piece) for piece in pieces], np.int64)
+    ends = np.cumsum(sizes)
+    starts = ends - sizes
     return (starts >= cot[0]) & (ends <= cot[1]) & (ends > starts)

@@ -44,7 +44,7 @@ def read_rows(path: Path) -> Iterator[RawRow]:
         InputError: the file cannot be read, a line is broken, or a row has neither form; it names file and line.
     """
     count = 0
-    for line, row in _records(path):
+    for line, row in read_values(path):
         count += 1
         yield _raw_row(row, path, line)
     if not count:
@@ -89,8 +89,12 @@ def _parsed(value: Any) -> Any:
         return value
 
 
-def _records(path: Path) -> Iterator[tuple[int, Any]]:
-    """The JSON values of a file, each with the line that it starts on, from 1."""
+def read_values(path: Path) -> Iterator[tuple[int, Any]]:
+    """The JSON values of a file of JSON Lines or of one array, plain or gzipped, each with its first line, from 1.
+
+    Raises:
+        InputError: the file cannot be read, is damaged or is not JSON; it names file and line.
+    """
     with _opened(path) as file:
         lines = _lines(file, path)
         filled = ((number, text) for number, text in lines if text.strip())

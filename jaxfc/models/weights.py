@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,6 +123,7 @@ def save_model(
     config: DecoderConfig,
     source: Path,
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
+    beside: Mapping[str, str] | None = None,
 ):
     """Write a Hugging Face directory that transformers loads: complete, or not there at all. Call it on every process.
 
@@ -131,6 +133,7 @@ def save_model(
         config: becomes config.json, over the other fields of the source's own.
         source: directory whose tokenizer, chat template and generation settings are taken over.
         dtype: of the tensors.
+        beside: names and texts of further files that belong to the model.
 
     Raises:
         InputError: `folder` holds something that is no model.
@@ -141,7 +144,8 @@ def save_model(
     tensors = _on_host(params, config, dtype)
     if is_writer():
         with explain_failure(folder, "write the model in"):
-            _write_directory(folder, tensors, _config_fields(config, source, dtype), source)
+            texts = {CONFIG: json.dumps(_config_fields(config, source, dtype), indent=2, sort_keys=True) + "\n"}
+            _write_directory(folder, tensors, texts | dict(beside or {}), source)
     multihost_utils.sync_global_devices(f"saved {folder}")
 
 
@@ -287,13 +291,14 @@ def _write_tensors(path: Path, tensors: dict[str, np.ndarray]):
         raise OSError(int(code[1]) if code else errno.EIO, str(error)) from None
 
 
-def _write_directory(folder: Path, tensors: dict[str, np.ndarray], fields: dict[str, Any], source: Path):
+def _write_directory(folder: Path, tensors: dict[str, np.ndarray], texts: dict[str, str], source: Path):
     folder = folder.resolve()
     new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("new", "old"))
     try:
         new.mkdir(parents=True)
         _write_tensors(new / WEIGHTS, tensors)
-        (new / CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for name, text in texts.items():
+            (new / name).write_text(text, encoding="utf-8")
         for name in COPIED:
             if (source / name).is_file():
                 shutil.copyfile(source / name, new / name)
