@@ -106,7 +106,7 @@ import jax, jax.numpy as jnp
 from jaxfc.programs import Programs
 
 def function(x):
-    for _ in range(16):
+    for _ in range(96):
         x = jnp.sin(x @ x) + jax.nn.softmax(x)
     return x
 
