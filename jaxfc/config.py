@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from jaxfc.algorithm import Algorithm
+from jaxfc.variants import require
 
 Remat = Literal["none", "attention", "dots", "layer"]
 """Policies of rematerialisation, from most memory to least; `models/decoder.py` has them."""
@@ -217,8 +218,7 @@ class Muon:
     """Peak, on the same schedule as AdamW's."""
 
     def __post_init__(self):
-        if not self.learning_rate > 0:
-            raise ValueError(f"optimizer.muon.learning_rate is {self.learning_rate}; right is above 0.")
+        require("optimizer.muon", learning_rate=(self.learning_rate, self.learning_rate > 0, "above 0"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -247,19 +247,17 @@ class Optimizer:
     """Type of the optimizer's moments. int8 is for matrices: a scale for every 32 numbers, the rest stays float32."""
 
     def __post_init__(self):
-        limits = {
-            "learning_rate": (self.learning_rate > 0, "above 0"),
-            "beta1": (0 <= self.beta1 < 1, "at least 0 and below 1"),
-            "beta2": (0 <= self.beta2 < 1, "at least 0 and below 1"),
-            "weight_decay": (self.weight_decay >= 0, "at least 0"),
-            "clip_norm": (self.clip_norm > 0, "above 0"),
-            "warmup_steps": (self.warmup_steps >= 0, "at least 0"),
-            "decay_steps": (self.decay_steps >= 0, "at least 0"),
-            "final_fraction": (0 <= self.final_fraction <= 1, "between 0 and 1"),
-        }
-        for name, (right, limit) in limits.items():
-            if not right:
-                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; right is {limit}.")
+        require(
+            "optimizer",
+            learning_rate=(self.learning_rate, self.learning_rate > 0, "above 0"),
+            beta1=(self.beta1, 0 <= self.beta1 < 1, "at least 0 and below 1"),
+            beta2=(self.beta2, 0 <= self.beta2 < 1, "at least 0 and below 1"),
+            weight_decay=(self.weight_decay, self.weight_decay >= 0, "at least 0"),
+            clip_norm=(self.clip_norm, self.clip_norm > 0, "above 0"),
+            warmup_steps=(self.warmup_steps, self.warmup_steps >= 0, "at least 0"),
+            decay_steps=(self.decay_steps, self.decay_steps >= 0, "at least 0"),
+            final_fraction=(self.final_fraction, 0 <= self.final_fraction <= 1, "between 0 and 1"),
+        )
         if self.decay_steps and self.decay_steps <= self.warmup_steps:
             raise ValueError(
                 f"optimizer.decay_steps is {self.decay_steps} and counts the {self.warmup_steps} warmup_steps in, so "
@@ -361,6 +359,12 @@ class TrainRL(Run):
             raise ValueError(
                 f"batch is {self.batch} prompts, but updates x micro_batches x data x fsdp = {parts} parts need a "
                 f"multiple of {parts}."
+            )
+        overlong, room = self.algorithm.overlong, self.data.completion_length
+        if overlong is not None and overlong.buffer > room:
+            raise ValueError(
+                f"algorithm.overlong.buffer is {overlong.buffer} tokens, but completions have room for {room} "
+                "(data.completion_length); the buffer is at most that."
             )
         if self.rollout.temperature == 0:
             raise ValueError("rollout.temperature is 0: all rollouts of a group would be equal; 0.7 to 1 is usual.")

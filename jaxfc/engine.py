@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.sharding import Mesh
 
 from jaxfc.config import TrainRL
+from jaxfc.credit import make_credit, make_selection, make_whole
 from jaxfc.decoding import make_steps
 from jaxfc.draws import make_sampling
 from jaxfc.learner import (
-    make_advantages,
     make_optimizer,
     make_policy_step,
     make_score,
@@ -35,17 +35,53 @@ class Engine(NamedTuple):
     sampling: Sampling
     sample: Callable
     """(params, prompts, key, sampling, finished=None) -> (Rollouts, Effort)"""
-    score: Callable
-    """(params, rollouts, sampling) -> TokenScores"""
-    shape: Callable
-    """(rewards, cot_mask, lengths, sampled, old) -> (advantages, metrics)"""
+    choose: Callable
+    """(rewards, rollouts, cot_mask) -> Lesson, the groups to train on"""
+    old: Callable
+    """(params, rollouts, sampling) -> TokenScores, those before the update"""
+    reference: Callable
+    """(params, rollouts, sampling) -> TokenScores, or None where the loss has no KL"""
+    credit: Callable
+    """(rewards, cot_mask, lengths, sampled, old, key) -> (Credit, metrics)"""
     update: Callable
     """(state, batch, sampling) -> (state, metrics); the state is donated"""
 
 
+class _Shapes:
+    """Descriptions of what passes between the programs, for `groups` groups of prompts."""
+
+    def __init__(self, groups: int, config: TrainRL, mesh: Mesh):
+        self._groups, self._rows = groups, rows(mesh)
+        self._group_size, self._length = config.algorithm.group_size, config.data.completion_length
+
+    def _array(self, dtype, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=self._rows)
+
+    def _of_completions(self, dtype) -> jax.ShapeDtypeStruct:
+        return self._array(dtype, self._groups * self._group_size)
+
+    def _of_tokens(self, dtype) -> jax.ShapeDtypeStruct:
+        return self._array(dtype, self._groups * self._group_size, self._length)
+
+    def prompts(self, bucket: int) -> Prompts:
+        return Prompts(self._array(jnp.int32, self._groups, bucket), self._array(jnp.int32, self._groups))
+
+    def rollouts(self, bucket: int) -> Rollouts:
+        lengths, ended = self._of_completions(jnp.int32), self._of_completions(jnp.bool_)
+        return Rollouts(self.prompts(bucket), self._of_tokens(jnp.int32), lengths, ended, self.scores)
+
+    @property
+    def scores(self) -> TokenScores:
+        return TokenScores(self._of_tokens(jnp.float32), self._of_tokens(jnp.float32))
+
+    @property
+    def judged(self) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+        """Rewards, and the mask of the chain of thought."""
+        return self._array(jnp.float32, self._groups, self._group_size), self._of_tokens(jnp.bool_)
+
+
 def compile_engine(config: TrainRL, work: Workspace, programs: Programs) -> Engine:
-    """Compile sampling, scoring, advantages and the update for the shapes that the settings fix."""
-    algorithm, length, vocabulary = config.algorithm, config.data.completion_length, work.vocabulary
+    """Compile sampling, scoring, credit and the update for the shapes that the settings fix."""
     optimizer = make_optimizer(config.optimizer)
     state = make_state(work.decoder, work.params, optimizer, work.mesh)
     sampling = make_sampling(
@@ -53,57 +89,91 @@ def compile_engine(config: TrainRL, work: Workspace, programs: Programs) -> Engi
         top_k=config.rollout.top_k,
         top_p=config.rollout.top_p,
         stop_tokens=(work.tokenizer.eos,),
-        max_tokens=length,
+        max_tokens=config.data.completion_length,
     )
     sampling = place_replicated(work.mesh, sampling)
+    sample = _compile_sampler(config, work, programs, sampling)
+    choose = _compile_choice(config, work, programs)
+    old, reference = _compile_scores(config, work, programs, sampling)
+    key = describe(jax.random.key(0), replicated(work.mesh))
+    taught = _Shapes(config.batch, config, work.mesh)
+    rollouts = taught.rollouts(config.data.prompt_buckets[0])
+    # It does not see the prompts, so one program serves all buckets.
+    credit = make_credit(config.algorithm, work.mesh)
+    given = *taught.judged, rollouts.lengths, rollouts.scores, rollouts.scores, key
+    credited, _ = jax.eval_shape(credit, *given)
+    update = make_policy_step(work.decoder, optimizer, config.algorithm, work.mesh, vocabulary=work.vocabulary)
+
+    def update_at(bucket: int):
+        rollouts = taught.rollouts(bucket)
+        scores = rollouts.scores, rollouts.scores if config.algorithm.kl_coefficient else None
+        batch = jax.eval_shape(train_batch, rollouts, *scores, credited)
+        return abstract(state), describe(batch, rows(work.mesh)), sampling
+
+    return Engine(
+        state,
+        sampling,
+        sample,
+        choose,
+        old,
+        reference,
+        programs.compile("credit", credit, *given),
+        programs.by_bucket("update", update, config.data.prompt_buckets, update_at),
+    )
+
+
+def _compile_sampler(config: TrainRL, work: Workspace, programs: Programs, sampling: Sampling) -> Callable:
     steps = make_steps(
         work.decoder,
         work.mesh,
-        group_size=algorithm.group_size,
-        length=length,
-        vocabulary=vocabulary,
+        group_size=config.algorithm.group_size,
+        length=config.data.completion_length,
+        vocabulary=work.vocabulary,
         slots=config.rollout.slots,
         cache=CACHE_TYPES[config.rollout.cache],
         drafts=config.rollout.draft,
     )
-    parts = algorithm.updates * algorithm.micro_batches
-    score = make_score(work.decoder, work.mesh, vocabulary=vocabulary, micro_batches=parts)
-    shape = make_advantages(algorithm, work.mesh)
-    update = make_policy_step(work.decoder, optimizer, algorithm, work.mesh, vocabulary=vocabulary)
-
-    on_rows, whole = rows(work.mesh), replicated(work.mesh)
-    batch, count = config.batch, config.batch * algorithm.group_size
-    # The advantages do not depend on the bucket, so one program serves all.
-    rewards = jax.ShapeDtypeStruct((batch, algorithm.group_size), jnp.float32, sharding=on_rows)
-    cot_mask = jax.ShapeDtypeStruct((count, length), jnp.bool_, sharding=on_rows)
-    advantages = jax.ShapeDtypeStruct((count,), jnp.float32, sharding=on_rows)
-    lengths = jax.ShapeDtypeStruct((count,), jnp.int32, sharding=on_rows)
-    scores = TokenScores(*(jax.ShapeDtypeStruct((count, length), jnp.float32, sharding=on_rows),) * 2)
-    params, key = abstract(work.params), describe(jax.random.key(0), whole)
-
-    def prompts_at(bucket: int) -> Prompts:
-        return describe(Prompts(np.zeros((batch, bucket), np.int32), np.zeros(batch, np.int32)), on_rows)
-
-    def rollouts_at(bucket: int) -> Rollouts:
-        tokens = jax.ShapeDtypeStruct((count, length), jnp.int32, sharding=on_rows)
-        ended = jax.ShapeDtypeStruct((count,), jnp.bool_, sharding=on_rows)
-        return Rollouts(prompts_at(bucket), tokens, lengths, ended, scores)
-
-    def batch_at(bucket: int):
-        rollouts = rollouts_at(bucket)
-        batch = jax.eval_shape(train_batch, rollouts, rollouts.scores, rollouts.scores, advantages)
-        return describe(batch, on_rows)
-
-    buckets = config.data.prompt_buckets
-    by_bucket = programs.by_bucket
+    shapes = _Shapes(config.batch * config.algorithm.oversample, config, work.mesh)
+    params, key = abstract(work.params), describe(jax.random.key(0), replicated(work.mesh))
     steps = compile_steps(
-        programs, "rollout", steps, buckets, lambda bucket: (params, prompts_at(bucket), key, sampling)
+        programs,
+        "rollout",
+        steps,
+        config.data.prompt_buckets,
+        lambda bucket: (params, shapes.prompts(bucket), key, sampling),
     )
-    return Engine(
-        state,
-        sampling,
-        make_sampler(steps, work.mesh),
-        by_bucket("score", score, buckets, lambda bucket: (params, rollouts_at(bucket), sampling)),
-        programs.compile("advantages", shape, rewards, cot_mask, lengths, scores, scores),
-        by_bucket("update", update, buckets, lambda bucket: (abstract(state), batch_at(bucket), sampling)),
-    )
+    return make_sampler(steps, work.mesh)
+
+
+def _compile_choice(config: TrainRL, work: Workspace, programs: Programs) -> Callable:
+    """Of the groups to train on: all, or the live ones."""
+    if config.algorithm.dynamic_sampling is None:
+        return make_whole(config.batch, work.mesh)
+    shapes = _Shapes(config.batch * config.algorithm.oversample, config, work.mesh)
+    rewards, cot_mask = shapes.judged
+    select = make_selection(config.batch, work.mesh)
+    buckets = config.data.prompt_buckets
+    return programs.by_bucket("choose", select, buckets, lambda bucket: (rewards, shapes.rollouts(bucket), cot_mask))
+
+
+def _compile_scores(
+    config: TrainRL, work: Workspace, programs: Programs, sampling: Sampling
+) -> tuple[Callable, Callable]:
+    """What gives the scores before the update and those of the reference: one program for both, or for neither."""
+    algorithm, shapes = config.algorithm, _Shapes(config.batch, config, work.mesh)
+    from_sampler, no_reference = algorithm.old_logprobs == "sampler", not algorithm.kl_coefficient
+    if from_sampler and no_reference:
+        return _sampler_scores, _no_scores
+    parts = algorithm.updates * algorithm.micro_batches
+    score = make_score(work.decoder, work.mesh, vocabulary=work.vocabulary, micro_batches=parts)
+    params, buckets = abstract(work.params), config.data.prompt_buckets
+    score = programs.by_bucket("score", score, buckets, lambda bucket: (params, shapes.rollouts(bucket), sampling))
+    return _sampler_scores if from_sampler else score, _no_scores if no_reference else score
+
+
+def _sampler_scores(params, rollouts: Rollouts, sampling: Sampling) -> TokenScores:
+    return rollouts.scores
+
+
+def _no_scores(params, rollouts: Rollouts, sampling: Sampling) -> None:
+    return None

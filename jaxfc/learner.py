@@ -6,22 +6,15 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from jaxfc.advantages import (
-    advantage_metrics,
-    egpo_advantages,
-    entropy_bonus,
-    entropy_metrics,
-    group_advantages,
-    mean_cot_entropy,
-)
 from jaxfc.algorithm import Algorithm
 from jaxfc.config import Optimizer
 from jaxfc.logprobs import length_mask, token_scores
-from jaxfc.losses import k3_kl, masked_mean, policy_loss, sft_loss
+from jaxfc.losses import sft_loss
 from jaxfc.models.decoder import Decoder
 from jaxfc.moments import keep_moments
+from jaxfc.objective import Counts, Tally, count, policy_objective
 from jaxfc.sharding import fitting, replicated, rows, shardings
-from jaxfc.types import Params, Prompts, Rollouts, Sampling, SftBatch, TokenScores, TrainBatch, TrainState
+from jaxfc.types import Credit, Params, Prompts, Rollouts, Sampling, SftBatch, TokenScores, TrainBatch, TrainState
 
 
 def learning_rate(config: Optimizer) -> optax.Schedule:
@@ -117,39 +110,18 @@ def make_score(decoder: Decoder, mesh: Mesh, *, vocabulary: int, micro_batches: 
     return jax.jit(score, out_shardings=rows(mesh))
 
 
-def make_advantages(config: Algorithm, mesh: Mesh):
-    """Compile `(rewards [P, G], cot_mask [B, T], lengths [B], sampled, old) -> (advantages [B], metrics)`.
-
-    `sampled` and `old` are the scores of the completions by sampler and trainer.
-    """
-    entropy = config.entropy
-
-    def shape(rewards, cot_mask, lengths, sampled: TokenScores, old: TokenScores):
-        advantages = group_advantages(rewards)
-        cot_entropy = mean_cot_entropy(old.entropies, cot_mask).reshape(rewards.shape)
-        live = (advantages != 0).any(axis=1, keepdims=True)
-        metrics = advantage_metrics(advantages) | {
-            "entropy/cot_mean": cot_entropy.mean(),
-            "entropy/live_cot_tokens": (cot_mask.sum(axis=1).reshape(rewards.shape) * live).sum(),
-            "reward/live_groups": live.sum(),
-        }
-        if entropy is not None:
-            values = {"scale": entropy.scale, "cap": entropy.cap}
-            metrics |= entropy_metrics(advantages, cot_entropy, **values)
-            metrics["entropy/bonus_max"] = entropy_bonus(advantages, cot_entropy, **values).max()
-            advantages = egpo_advantages(advantages, cot_entropy, **values)
-        mask = length_mask(lengths, cot_mask.shape[1])
-        gap = jnp.where(mask, sampled.logprobs - old.logprobs, 0.0)
-        metrics["kl/sampler"] = masked_mean(k3_kl(sampled.logprobs, old.logprobs, mask), mask)
-        metrics["kl/sampler_max_gap"] = jnp.abs(gap).max()
-        return advantages.reshape(-1), metrics
-
-    return jax.jit(shape, out_shardings=(rows(mesh), replicated(mesh)))
-
-
-def train_batch(rollouts: Rollouts, old: TokenScores, reference: TokenScores, advantages: Array) -> TrainBatch:
-    """Put together what an update needs."""
-    return TrainBatch(rollouts.prompts, rollouts.tokens, rollouts.lengths, old.logprobs, reference.logprobs, advantages)
+def train_batch(rollouts: Rollouts, old: TokenScores, reference: TokenScores | None, credit: Credit) -> TrainBatch:
+    """Put together what an update needs; without a reference its loss has no KL."""
+    return TrainBatch(
+        rollouts.prompts,
+        rollouts.tokens,
+        rollouts.lengths,
+        old.logprobs,
+        None if reference is None else reference.logprobs,
+        credit.advantages if credit.of_tokens is None else credit.of_tokens,
+        credit.weights,
+        credit.selected,
+    )
 
 
 def make_policy_step(
@@ -162,26 +134,18 @@ def make_policy_step(
 ):
     """Compile `(state, batch, sampling) -> (state, metrics)`. `state` is donated: use the one returned."""
 
-    def loss_fn(params: Params, batch: TrainBatch, sampling: Sampling, normalizer: Array):
+    def loss_fn(params: Params, batch: TrainBatch, sampling: Sampling, counts: Counts):
         scores = _scores(decoder, params, batch.prompts, batch.completions, sampling, vocabulary, mesh)
-        return policy_loss(
-            scores.logprobs,
-            batch.old_logprobs,
-            batch.reference_logprobs,
-            batch.advantages,
-            length_mask(batch.lengths, batch.completions.shape[1]),
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            kl_coefficient=config.kl_coefficient,
-            normalizer=normalizer,
-        )
+        return policy_objective(scores, batch, counts, config)
 
     placement = state_shardings(decoder, optimizer, mesh)
     update = _make_update(loss_fn, optimizer, config.micro_batches, placement.params)
 
     def step(state: TrainState, batch: TrainBatch, sampling: Sampling):
         state, metrics = jax.lax.scan(lambda s, part: update(s, part, sampling), state, deal(batch, config.updates))
-        return state, jax.tree.map(jnp.mean, metrics)
+        # Only the first update has the parameters that sampled.
+        first = {name: values[0] for name, values in metrics.items() if name.startswith("kl/sampler")}
+        return state, jax.tree.map(jnp.mean, metrics) | first
 
     return jax.jit(step, donate_argnums=0, out_shardings=(placement, replicated(mesh)))
 
@@ -196,10 +160,11 @@ def make_sft_step(
 ):
     """Compile `(state, batch, sampling) -> (state, metrics)`. `state` is donated: use the one returned."""
 
-    def loss_fn(params: Params, batch: SftBatch, sampling: Sampling, normalizer: Array):
+    def loss_fn(params: Params, batch: SftBatch, sampling: Sampling, counts: Counts):
         scores = _scores(decoder, params, batch.prompts, batch.completions, sampling, vocabulary, mesh)
         mask = length_mask(batch.lengths, batch.completions.shape[1])
-        return sft_loss(scores.logprobs, mask, normalizer=normalizer)
+        loss, metrics = sft_loss(scores.logprobs, mask, normalizer=counts.tokens)
+        return loss, Tally(metrics, {})
 
     placement = state_shardings(decoder, optimizer, mesh)
     update = _make_update(loss_fn, optimizer, micro_batches, placement.params)
@@ -220,27 +185,27 @@ def _scores(
 
 
 def _make_update(loss_fn, optimizer: optax.GradientTransformation, micro_batches: int, placement: Params):
-    """An optimizer step whose gradient is the sum over micro-batches of `loss_fn(params, batch, sampling, tokens)`."""
+    """An optimizer step whose gradient is the sum over micro-batches of `loss_fn(params, batch, sampling, counts)`."""
     gradient_fn = jax.grad(loss_fn, has_aux=True)
 
-    def gradient(params: Params, batch, sampling: Sampling, tokens: Array):
-        gradients, metrics = gradient_fn(params, batch, sampling, tokens)
+    def gradient(params: Params, batch, sampling: Sampling, counts: Counts):
+        gradients, tally = gradient_fn(params, batch, sampling, counts)
         # Left to itself the compiler keeps gradients whole on some axis, and a whole one costs what the model costs.
-        return jax.lax.with_sharding_constraint(gradients, placement), metrics
+        return jax.lax.with_sharding_constraint(gradients, placement), tally
 
     def update(state: TrainState, batch: TrainBatch | SftBatch, sampling: Sampling):
-        tokens = jnp.maximum(batch.lengths.sum(), 1)
-        parts = deal(batch, micro_batches)
-        total = gradient(state.params, jax.tree.map(lambda a: a[0], parts), sampling, tokens)
+        counts, parts = count(batch.lengths), deal(batch, micro_batches)
+        total = gradient(state.params, jax.tree.map(lambda a: a[0], parts), sampling, counts)
         if micro_batches > 1:
 
             def add(total, part):
-                return jax.tree.map(jnp.add, total, gradient(state.params, part, sampling, tokens)), None
+                gradients, tally = gradient(state.params, part, sampling, counts)
+                return (jax.tree.map(jnp.add, total[0], gradients), total[1] + tally), None
 
             total, _ = jax.lax.scan(add, total, jax.tree.map(lambda a: a[1:], parts))
-        gradients, metrics = total
+        gradients, tally = total
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        metrics["optim/grad_norm"] = optax.tree.norm(gradients)
+        metrics = tally.sums | tally.tops | {"optim/grad_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 
     return update

@@ -46,19 +46,18 @@ class Clock:
         self._lap[phase] += seconds
         return result
 
-    def lap(self, prompt_lengths: np.ndarray, completion_lengths: np.ndarray) -> dict[str, float]:
+    def lap(self, *, trained: int, sampled: int = 0) -> dict[str, float]:
         """Metrics of the step that ends here: `time/<phase>` in seconds, `speed/*` in tokens per second.
 
         Args:
-            prompt_lengths: tokens of each prompt.
-            completion_lengths: tokens of each completion.
+            trained: tokens of the prompts and completions that were trained on.
+            sampled: tokens of the completions that were sampled.
         """
         lap, self._lap = self._lap, defaultdict(float)
         row = {f"time/{phase}": seconds for phase, seconds in lap.items()}
-        prompt_tokens, completion_tokens = float(prompt_lengths.sum()), float(completion_lengths.sum())
         if "rollout" in lap:
-            row["speed/rollout_tokens_per_s"] = completion_tokens / lap["rollout"]
-        return row | {"speed/train_tokens_per_s": (prompt_tokens + completion_tokens) / lap["update"]}
+            row["speed/rollout_tokens_per_s"] = sampled / lap["rollout"]
+        return row | {"speed/train_tokens_per_s": trained / lap["update"]}
 
 
 class RunFolder:

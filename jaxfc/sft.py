@@ -48,7 +48,7 @@ def train_sft(config: TrainSFT, *, dry_run: bool = False) -> dict[str, int | flo
             arrays = place_rows(work.mesh, SftBatch(batch.prompts, batch.completions, batch.lengths))
             state, learning = clock("update", update, state, arrays, sampling)
             row = floats(learning) | clock("evaluate", held_out.curve_point, step, state.params)
-            row |= clock.lap(batch.prompts.lengths, batch.lengths)
+            row |= clock.lap(trained=int(batch.prompts.lengths.sum() + batch.lengths.sum()))
             log.write(step, row | {"speed/compiles": programs.compiles(), "data/dropped": batches.dropped})
             if folder.save(step + 1, state, batches, notes):
                 return {}

@@ -11,7 +11,7 @@ from jaxfc.report import write_report
 from jaxfc.rewards import Judge, Judging, judging_pool, preflight, reward_metrics, shuffled, syntax_of
 from jaxfc.run import Clock, HeldOut, RunFolder, floats
 from jaxfc.sharding import fetch, place_rows
-from jaxfc.transcripts import write_transcripts
+from jaxfc.transcripts import groups_of, write_transcripts
 from jaxfc.workspace import export, open_workspace, step_key
 
 PREFLIGHT = 64
@@ -24,7 +24,8 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, int | float]:
     mesh, tokenizer, syntax = work.mesh, work.tokenizer, syntax_of(config.reward)
     examples = open_examples(config.data)
     preflight([examples[i] for i in range(min(PREFLIGHT, len(examples)))], tokenizer, work.prompt, syntax)
-    batches = Batches(examples, config.data, work.prompt, tokenizer, batch=config.batch, seed=config.seed)
+    sampled = config.batch * config.algorithm.oversample
+    batches = Batches(examples, config.data, work.prompt, tokenizer, batch=sampled, seed=config.seed)
     if dry_run:
         return {}
     folder, clock, programs = RunFolder(config, work, "rl"), Clock(), Programs(config.compile_cache)
@@ -50,22 +51,27 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, int | float]:
             judged = clock("reward", judging.collect)
             if config.reward.shuffled:
                 judged = shuffled(judged, (config.seed, step))
-            old = clock("score", engine.score, state.params, rollouts, sampling)
-            reference = clock("score", engine.score, work.params, rollouts, sampling)
-            given = place_rows(mesh, (judged.rewards, judged.cot_mask))
-            advantages, shaping = engine.shape(*given, rollouts.lengths, rollouts.scores, old)
+            rewards, cot_mask = place_rows(mesh, (judged.rewards, judged.cot_mask))
+            lesson = engine.choose(rewards, rollouts, cot_mask)
+            taught = lesson.rollouts
+            old = clock("score", engine.old, state.params, taught, sampling)
+            reference = clock("score", engine.reference, work.params, taught, sampling)
+            key = step_key(mesh, config.seed, step, "credit")
+            credit, shaping = engine.credit(lesson.rewards, lesson.cot_mask, taught.lengths, taught.scores, old, key)
             if bonus_is_on:
                 require_signal(floats(shaping))
-            update = train_batch(rollouts, old, reference, advantages)
+            update = train_batch(taught, old, reference, credit)
             state, learning = clock("update", engine.update, state, update, sampling)
 
             row = reward_metrics(judged, seen.lengths) | effort.metrics() | floats(shaping) | floats(learning)
             row |= clock("evaluate", held_out.curve_point, step, state.params)
-            row |= clock.lap(batch.prompts.lengths, seen.lengths) | {"speed/compiles": programs.compiles()}
+            trained = fetch(taught.prompts.lengths).sum() + fetch(taught.lengths).sum()
+            row |= clock.lap(trained=int(trained), sampled=int(seen.lengths.sum()))
+            row["speed/compiles"] = programs.compiles()
             log.write(step, row)
             if step % config.record_every == 0 or step == config.steps - 1:
-                shown = batch.examples[: config.record_prompts]
-                write_transcripts(folder.path / "rollouts", step, shown, seen, judged, fetch(advantages), tokenizer)
+                shown = groups_of(fetch(lesson.groups)[: config.record_prompts], batch.examples, seen, judged)
+                write_transcripts(folder.path / "rollouts", step, *shown, fetch(credit.advantages), tokenizer)
             if folder.save(step + 1, state, batches, notes):
                 return {}  # The machine is being taken away; the checkpoint is written.
     after = clock("evaluate", held_out.measure, state.params, "eval/after")

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from jaxfc.calls.schema import signature
@@ -12,7 +13,7 @@ from jaxfc.data.example import Example
 from jaxfc.data.prompts import Tokenizer
 from jaxfc.files import write_atomically
 from jaxfc.rewards import Judged
-from jaxfc.types import Rollouts
+from jaxfc.types import Prompts, Rollouts
 
 
 def write_transcripts(
@@ -60,6 +61,25 @@ def write_transcripts(
     folder.mkdir(parents=True, exist_ok=True)
     data = gzip.compress("".join(lines).encode(), mtime=0)
     write_atomically(folder / f"step_{step:06}.jsonl.gz", data)
+
+
+def groups_of(
+    groups: np.ndarray, examples: Sequence[Example], rollouts: Rollouts, judged: Judged
+) -> tuple[list[Example], Rollouts, Judged]:
+    """Some groups of a batch, on the host, in the order given.
+
+    Args:
+        groups: their indices.
+        examples: of the batch.
+        rollouts: of the batch, as NumPy arrays.
+        judged: of the batch.
+    """
+    size = judged.rewards.shape[1]
+    taken = (groups[:, None] * size + np.arange(size)).reshape(-1)
+    prompts = Prompts(*(array[groups] for array in rollouts.prompts))
+    kept = jax.tree.map(lambda array: array[taken], rollouts._replace(prompts=None))._replace(prompts=prompts)
+    verdicts = [judged.verdicts[row] for row in taken]
+    return [examples[at] for at in groups], kept, Judged(judged.rewards[groups], judged.cot_mask[taken], verdicts)
 
 
 def _rounded(values: np.ndarray) -> list[float]:

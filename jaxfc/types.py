@@ -100,6 +100,28 @@ class Rollouts(NamedTuple):
     scores: TokenScores
 
 
+class Lesson(NamedTuple):
+    """The rollouts that a step trains on, with what the host found in them."""
+
+    rollouts: Rollouts
+    rewards: Float[Array, "P G"]
+    cot_mask: Bool[Array, "B T"]
+    groups: Int[Array, " P"]
+    """Which of the groups that were sampled each is."""
+
+
+class Credit(NamedTuple):
+    """What the completions and tokens of a rollout batch are credited with."""
+
+    advantages: Float[Array, " B"]
+    of_tokens: Float[Array, "B T"] | None
+    """Advantages of tokens, where they are not those of their completion."""
+    weights: Float[Array, "B T"] | None
+    """What the surrogate of each token is multiplied with."""
+    selected: Bool[Array, "B T"] | None
+    """The tokens that Clip-Cov leaves out or KL-Cov holds back."""
+
+
 class TrainBatch(NamedTuple):
     """What one policy update needs."""
 
@@ -107,8 +129,13 @@ class TrainBatch(NamedTuple):
     completions: Int[Array, "B T"]
     lengths: Int[Array, " B"]
     old_logprobs: Float[Array, "B T"]
-    reference_logprobs: Float[Array, "B T"]
-    advantages: Float[Array, " B"]
+    reference_logprobs: Float[Array, "B T"] | None
+    """None where the loss has no KL."""
+    advantages: Float[Array, " B"] | Float[Array, "B T"]
+    weights: Float[Array, "B T"] | None = None
+    """See `Credit`."""
+    selected: Bool[Array, "B T"] | None = None
+    """See `Credit`."""
 
 
 class SftBatch(NamedTuple):

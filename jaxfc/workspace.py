@@ -16,7 +16,7 @@ from jaxfc.sharding import make_mesh, replicated
 from jaxfc.types import Params
 
 PROMPT_FILE = "prompt.yaml"
-ROLES = ("rollout",)
+ROLES = ("rollout", "credit")
 """What random keys are for; a key comes from (seed, step, role)."""
 
 

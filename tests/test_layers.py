@@ -14,7 +14,19 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 
 LAYERS = [
     # 0 vocabulary
-    {"algorithm", "calls", "command", "config", "files", "metrics", "settings", "sharding", "types", "workers"},
+    {
+        "algorithm",
+        "calls",
+        "command",
+        "config",
+        "files",
+        "metrics",
+        "settings",
+        "sharding",
+        "types",
+        "variants",
+        "workers",
+    },
     # 1 parts
     {
         "advantages",
@@ -35,7 +47,19 @@ LAYERS = [
         "truncation",
     },
     # 2 engines
-    {"checkpoint", "decoding", "engine", "learner", "programs", "records", "sampler", "transcripts", "workspace"},
+    {
+        "checkpoint",
+        "credit",
+        "decoding",
+        "engine",
+        "learner",
+        "objective",
+        "programs",
+        "records",
+        "sampler",
+        "transcripts",
+        "workspace",
+    },
     # 3 evaluation and views
     {"bfcl", "curves", "evaluate", "plan", "report", "server"},
     # 4 programs
@@ -45,7 +69,8 @@ LAYERS = [
 
 WITHIN_A_LAYER = {
     "command": {"files", "settings"},
-    "config": {"algorithm"},
+    "algorithm": {"variants"},
+    "config": {"algorithm", "variants"},
     "metrics": {"command", "files"},
     "sharding": {"command"},
     "logprobs": {"tiles", "truncation"},
@@ -53,7 +78,8 @@ WITHIN_A_LAYER = {
     "rewards": {"data"},
     "tiles": {"truncation"},
     "benchmarks": {"run"},
-    "engine": {"decoding", "learner", "programs", "sampler", "workspace"},
+    "learner": {"objective"},
+    "engine": {"credit", "decoding", "learner", "programs", "sampler", "workspace"},
     "sampler": {"decoding", "programs"},
     "report": {"curves"},
     "sft": {"run"},

@@ -12,13 +12,13 @@ from tiny import DECODER, VOCABULARY, one_device, plain_hidden, ragged_prompts, 
 from jaxfc.advantages import NoSignal, require_signal
 from jaxfc.algorithm import Algorithm, EntropyBonus
 from jaxfc.config import Muon, Optimizer
+from jaxfc.credit import make_credit
 from jaxfc.decoding import make_steps
 from jaxfc.draws import make_sampling
 from jaxfc.learner import (
     deal,
     gather,
     learning_rate,
-    make_advantages,
     make_optimizer,
     make_policy_step,
     make_score,
@@ -31,12 +31,14 @@ from jaxfc.models.decoder import Decoder
 from jaxfc.sampler import make_sampler
 from jaxfc.sharding import make_mesh, place_rows, replicated, rows, shardings
 from jaxfc.types import Prompts, Rollouts, SftBatch, TokenScores, TrainBatch
+from jaxfc.variants import Clip, Surrogate
 
 P, G, S, T = 8, 2, 9, 7
 PROMPT_LENGTHS = (9, 1, 4, 7, 2, 9, 5, 3)
 LENGTHS = np.array([7, 1, 4, 6, 2, 7, 5, 3, 7, 7, 1, 2, 6, 5, 3, 4], np.int32)
 MASK = np.arange(T) < LENGTHS[:, None]
 TEMPERATURE = 0.7
+KEY = jax.random.key(3)
 ADAMW = Optimizer(learning_rate=1e-3, beta2=0.99)
 SGD = optax.chain(optax.trace(decay=0.0), optax.scale(-0.5))
 """Plain descent, whose updates are as exact as the gradient, which its state keeps."""
@@ -219,11 +221,11 @@ def test_a_mesh_of_2x2x2_draws_the_samples_and_makes_the_update_of_one_device():
         old = make_score(decoder, mesh, vocabulary=VOCABULARY)(params, rollouts, sampling)
         rewards = place_rows(mesh, np.arange(P * G, dtype=np.float32).reshape(P, G) ** 2 % 7 % 2)
         cot = place_rows(mesh, np.tile(np.arange(T) < 3, (P * G, 1)))
-        advantages, shaping = make_advantages(Algorithm(group_size=G), mesh)(
-            rewards, cot, rollouts.lengths, rollouts.scores, old
+        credit, shaping = make_credit(Algorithm(group_size=G), mesh)(
+            rewards, cot, rollouts.lengths, rollouts.scores, old, key
         )
         state = make_state(DECODER, params, optimizer, mesh)
-        state, metrics = stepper(optimizer, mesh)(state, train_batch(rollouts, old, old, advantages), sampling)
+        state, metrics = stepper(optimizer, mesh)(state, train_batch(rollouts, old, old, credit), sampling)
         results.append(jax.tree.map(np.asarray, (rollouts, state, metrics, shaping)))
     (one, after, metrics, shaping), (other, other_after, other_metrics, other_shaping) = results
     np.testing.assert_array_equal(one.tokens, other.tokens)
@@ -247,8 +249,8 @@ def test_scale_zero_makes_bitwise_the_update_of_grpo():
     cot = jnp.asarray(np.tile(np.arange(T) < 3, (P * G, 1)))
     states, shaped = [], []
     for entropy in (None, EntropyBonus(scale=0.0), EntropyBonus()):
-        shape = make_advantages(Algorithm(group_size=G, entropy=entropy), one_device())
-        shaped.append(shape(rewards, cot, batch().lengths, scores, scores)[0])
+        shape = make_credit(Algorithm(group_size=G, entropy=entropy), one_device())
+        shaped.append(shape(rewards, cot, batch().lengths, scores, scores, KEY)[0].advantages)
     for entropy, advantages in zip((None, EntropyBonus(scale=0.0)), shaped, strict=False):
         step = stepper(SGD, entropy=entropy)
         states.append(step(fresh_state(SGD), batch()._replace(advantages=advantages), settings())[0])
@@ -261,8 +263,8 @@ def test_products_in_bfloat16_leave_parameters_gradients_and_moments_in_float32(
     decoder = Decoder(DECODER.config, dtype=jnp.bfloat16)
     optimizer = optax.chain(optax.trace(decay=0.0), make_optimizer(dataclasses.replace(ADAMW, learning_rate=1e-6)))
     # A clip so wide that rounding takes no token from one side of it to the other.
-    clip = {"clip_low": 0.99, "clip_high": 99.0}
-    algorithm = Algorithm(group_size=G, kl_coefficient=0.1, **clip)
+    wide = Surrogate(clip=Clip(low=0.99, high=99.0))
+    algorithm = Algorithm(group_size=G, kl_coefficient=0.1, surrogate=wide)
     step = make_policy_step(decoder, optimizer, algorithm, one_device(), vocabulary=VOCABULARY)
     state, metrics = step(fresh_state(optimizer), batch(), settings())
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.opt_state)) if leaf.ndim} == {
@@ -272,7 +274,7 @@ def test_products_in_bfloat16_leave_parameters_gradients_and_moments_in_float32(
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, tiny_params())
     assert all(0.5e-6 < distance < 2e-6 for distance in jax.tree.leaves(moved))
     # The products have 8 bits, and the gradient of float32 points the same way.
-    exact = gradient_of(batch(), **clip)[0]
+    exact = gradient_of(batch(), surrogate=wide)[0]
     found = state.opt_state[0].trace
     norms = optax.tree.norm(found) * optax.tree.norm(exact)
     assert 0.99 < optax.tree.vdot(found, exact) / norms < 1 and metrics["loss/total"].dtype == jnp.float32
@@ -329,11 +331,11 @@ def test_dealing_keeps_completions_with_their_prompt_and_gathering_undoes_it(par
 
 
 def shaped(rewards, cot, entropies, **algorithm):
-    shape = make_advantages(Algorithm(group_size=G, **algorithm), one_device())
+    shape = make_credit(Algorithm(group_size=G, **algorithm), one_device())
     scores = TokenScores(batch().old_logprobs, entropies)
     sampled = TokenScores(batch().old_logprobs.at[~MASK].set(7.0), entropies)
-    advantages, metrics = shape(rewards, cot, batch().lengths, sampled, scores)
-    return advantages, {name: float(value) for name, value in metrics.items()}
+    credit, metrics = shape(rewards, cot, batch().lengths, sampled, scores, KEY)
+    return credit.advantages, {name: float(value) for name, value in metrics.items()}
 
 
 LIVE = jnp.asarray(np.tile([[1.0, 0.0], [1.0, 1.0]], (P // 2, 1)), jnp.float32)
@@ -355,9 +357,9 @@ def test_advantages_are_those_of_egpo_row_by_row():
 
 
 def test_a_sampler_that_disagrees_with_the_trainer_is_seen():
-    shape = make_advantages(Algorithm(group_size=G), one_device())
+    shape = make_credit(Algorithm(group_size=G), one_device())
     old = TokenScores(batch().old_logprobs, HALF_A_NAT)
-    _, metrics = shape(LIVE, COT, batch().lengths, old._replace(logprobs=old.logprobs - 0.5), old)
+    _, metrics = shape(LIVE, COT, batch().lengths, old._replace(logprobs=old.logprobs - 0.5), old, KEY)
     # d = old - sampled = 0.5 at every token: e^0.5 - 0.5 - 1.
     assert metrics["kl/sampler"] == pytest.approx(np.exp(0.5) - 1.5, rel=1e-4)
     assert metrics["kl/sampler_max_gap"] == pytest.approx(0.5, rel=1e-5)

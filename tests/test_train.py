@@ -110,6 +110,44 @@ def test_a_finished_run_leaves_everything_that_it_promises(tmp_path):
     train(load(TrainRL, write(tmp_path / "again", steps=1, model={"path": str(run / "model")})))
 
 
+def test_a_run_without_kl_on_the_sampler_s_log_probabilities_scores_nothing(tmp_path):
+    algorithm = {
+        "group_size": 4,
+        "kl_coefficient": 0.0,
+        "old_logprobs": "sampler",
+        "surrogate": {"gspo": {}},
+        "aggregation": {"sequence_mean": {}},
+        "dynamic_sampling": {"oversample": 3},
+        "overlong": {"buffer": 16},
+    }
+    summary = train(load(TrainRL, write(tmp_path, steps=2, algorithm=algorithm)))
+    assert not [name for name in summary if name.startswith("seconds/compile/score")]
+    assert [name for name in summary if name.startswith("seconds/compile/choose")]
+    assert summary["speed/compiles"] == 0
+    for row in rows(tmp_path):
+        assert row["kl/sampler_max_gap"] < 1e-4 and "kl/reference" not in row
+        # 4 of the 12 groups that were sampled are trained on, live ones first.
+        assert 0 < row["reward/live_groups"] <= 4 and row["optim/grad_norm"] > 0
+
+
+def test_a_run_corrects_for_what_the_sampler_rounds(tmp_path):
+    algorithm = {
+        "group_size": 4,
+        "entropy": None,
+        "token_entropy": {},
+        "importance": {"truncated": {"of": "sequence", "cap": 1.5}},
+        "surrogate": {"kl_cov": {"fraction": 0.02}},
+        "high_entropy": {"fraction": 0.5},
+        "entropy_coefficient": 0.01,
+        "updates": 2,
+    }
+    rollout = {"temperature": 1.0, "cache": "int8"}
+    train(load(TrainRL, write(tmp_path, steps=2, batch=8, algorithm=algorithm, rollout=rollout)))
+    for row in rows(tmp_path):
+        assert row["kl/sampler_max_gap"] > 1e-3 and 0.5 < row["importance/weight_mean"] < 1.5
+        assert 0 < row["loss/selected"] < 0.1 and row["entropy/bonus_mean"] > 0
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -117,7 +155,7 @@ def test_a_finished_run_leaves_everything_that_it_promises(tmp_path):
         ({"model": {"path": "no/such/model"}}, "no/such/model: no such directory"),
         ({"data": {"path": "no/such/data"}}, "no/such/data"),
         ({"algorithm": {"group_size": 1}}, "algorithm.group_size is 1"),
-        ({"algorithm": {"clip_hi": 1}}, "did you mean clip_high"),
+        ({"algorithm": {"surrogate": {"clip": {"hihg": 1}}}}, "did you mean high"),
         ({"batch": 6}, "batch is 6 prompts"),
         ({"rollout": {"temperature": 0}}, "rollout.temperature is 0"),
         (
@@ -141,8 +179,8 @@ def test_a_folder_that_holds_another_run_is_left_alone(tmp_path):
 
 
 def test_a_script_says_what_is_wrong_without_a_traceback(tmp_path):
-    process = start(write(tmp_path, algorithm={"clip_hi": 1}))
+    process = start(write(tmp_path, algorithm={"surrogat": {"gspo": {}}}))
     _, errors = process.communicate()
     assert process.returncode == 2
     assert len(errors.strip().splitlines()) == 1
-    assert "config.yaml: unknown key algorithm.clip_hi; did you mean clip_high?" in errors
+    assert "config.yaml: unknown key algorithm.surrogat; did you mean surrogate?" in errors

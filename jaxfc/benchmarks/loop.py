@@ -109,11 +109,11 @@ def our_step(settings: LoopBenchmark, subject: Subject, tokens: np.ndarray, cloc
         rollouts, _ = clock("rollout", engine.sample, state.params, prompts, key, sampling)
         if (fetch(rollouts.lengths) != settings.new_tokens).any():
             raise RuntimeError(f"not all completions have the {settings.new_tokens} tokens of the workload.")
-        old = clock("score", engine.score, state.params, rollouts, sampling)
-        reference = clock("score", engine.score, subject.params, rollouts, sampling)
+        old = clock("score", engine.old, state.params, rollouts, sampling)
+        reference = clock("score", engine.reference, subject.params, rollouts, sampling)
         given = place_rows(mesh, (toss(settings, number), cot_mask))
-        advantages, _ = engine.shape(*given, rollouts.lengths, rollouts.scores, old)
-        update = train_batch(rollouts, old, reference, advantages)
+        credit, _ = engine.credit(*given, rollouts.lengths, rollouts.scores, old, key)
+        update = train_batch(rollouts, old, reference, credit)
         state, metrics = clock("update", engine.update, state, update, sampling)
         clock.lap()
         return state, metrics
