@@ -36,7 +36,7 @@ class Checkpoints:
         self.folder, self.meta = folder.absolute(), meta
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         handlers = {
-            "state": ocp.StandardCheckpointHandler(),
+            "state": ocp.PyTreeCheckpointHandler(type_handler_registry=_whole_shards()),
             "position": ocp.JsonCheckpointHandler(),
             "meta": ocp.JsonCheckpointHandler(),
         }
@@ -63,7 +63,7 @@ class Checkpoints:
             OutputError: this checkpoint or the last one could not be written. Those that were complete still are.
         """
         items = {
-            "state": ocp.args.StandardSave(state),
+            "state": ocp.args.PyTreeSave(state),
             "position": ocp.args.JsonSave(position),
             "meta": ocp.args.JsonSave(self.meta),
         }
@@ -85,7 +85,8 @@ class Checkpoints:
         self._check_meta(step)
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
         self._check_arrays(step, like)
-        items = {"state": ocp.args.StandardRestore(like), "position": ocp.args.JsonRestore()}
+        placed = ocp.checkpoint_utils.construct_restore_args(like)
+        items = {"state": ocp.args.PyTreeRestore(like, restore_args=placed), "position": ocp.args.JsonRestore()}
         found = self._manager.restore(step, args=ocp.args.Composite(**items))
         return found.state, found.position
 
@@ -147,6 +148,16 @@ class Checkpoints:
                 f"{self.folder}: a checkpoint could not be written ({error}). Those before it are complete; "
                 "make room or give another folder, and the run goes on from the latest."
             ) from None
+
+
+def _whole_shards():
+    """How arrays are written: each shard by one of the devices that hold it.
+
+    Orbax would else cut a shard into as many slices as there are copies, with a small program for each shape, which a
+    run would compile at its first checkpoint.
+    """
+    handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+    return ocp.type_handlers.create_type_handler_registry((jax.Array, handler))
 
 
 def _description(leaf) -> str:

@@ -184,6 +184,18 @@ class Draft:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Constrain:
+    """Hold answers to calls of the offered tools that parse; the chain of thought stays free. Needs llguidance."""
+
+    masks: int = 256
+    """Different masks that the completions of one prompt may need together, each of one bit per token. Where there are
+    more, an answer is cut (`constrain/cut`); `constrain/masks` is what the greediest prompt needed."""
+
+    def __post_init__(self):
+        require("rollout.constrain", masks=(self.masks, self.masks >= 2, "at least 2"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Rollout:
     """How completions are sampled."""
 
@@ -199,10 +211,17 @@ class Rollout:
     """Type of keys and values while sampling; `compute` is that of the products. The trainer's are not rounded."""
     draft: Draft | None = None
     """null samples one token per completion and step."""
+    constrain: Constrain | None = None
+    """null lets the model write what it will."""
 
     def __post_init__(self):
         if self.slots is not None and self.slots < 1:
             raise ValueError(f"rollout.slots is {self.slots}; at least 1 completion is decoded at once.")
+        if self.draft is not None and self.constrain is not None:
+            raise ValueError(
+                "rollout.draft and rollout.constrain are both set, but a grammar is asked before each token, so that "
+                "none can be drafted; leave one of the two out."
+            )
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError(
                 f"rollout has temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}; right are "
@@ -300,6 +319,8 @@ class Evaluation:
     """Steps between points of that curve."""
     batch: int = 64
     """Prompts decoded together."""
+    constrain: bool = False
+    """Hold answers to calls of the offered tools that parse, as `rollout.constrain` does."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from jaxfc.logprobs import length_mask
 from jaxfc.losses import masked_mean
 from jaxfc.selection import covariances, random_between, top_fraction
 from jaxfc.sharding import place_rows, replicated, rows
-from jaxfc.types import Credit, Lesson, Metrics, Prompts, Rollouts, TokenScores
+from jaxfc.types import Credit, Lesson, Metrics, Rollouts, TokenScores
 from jaxfc.variants import Centred, ClipCov, GroupDeviation, KlCov, LeaveOneOut, Masked, Truncated
 
 
@@ -43,10 +43,8 @@ def make_selection(batch: int, mesh: Mesh):
         groups = select_groups(live_groups(rewards), count=batch)
         taken = group_rows(groups.order, group_size=rewards.shape[1])
         live = jnp.repeat(groups.live, rewards.shape[1])
-        prompts = Prompts(*(array[groups.order] for array in rollouts.prompts))
-        # Every field but the prompts has a row for each completion.
-        kept = jax.tree.map(lambda array: array[taken], rollouts._replace(prompts=None))
-        kept = kept._replace(prompts=prompts, lengths=jnp.where(live, kept.lengths, 0))
+        kept = rollouts.of_groups(groups.order)
+        kept = kept._replace(lengths=jnp.where(live, kept.lengths, 0))
         return Lesson(kept, rewards[groups.order], cot_mask[taken] & live[:, None], groups.order)
 
     return jax.jit(select, out_shardings=rows(mesh))

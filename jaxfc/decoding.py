@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from jaxfc.config import Draft
 from jaxfc.drafts import draft
@@ -16,6 +16,7 @@ from jaxfc.logprobs import head_logits, logit_scores, sampled_logits
 from jaxfc.models.decoder import Decoder
 from jaxfc.sharding import replicated, row_shards, rows, shardings, spec
 from jaxfc.slots import Plan, Slots, admit, empty_slots, finish, lanes_of, start
+from jaxfc.truncation import words_of
 from jaxfc.types import Cache, Lanes, Params, Prompts, Rollouts, Sampling, TokenScores
 
 
@@ -83,7 +84,7 @@ class Steps(NamedTuple):
     admit: Callable
     """(weights, prompts, decoding) -> (decoding, whether more prompts wait and have a place): prefill the next."""
     advance: Callable
-    """(weights, prompts, decoding, key, sampling, until) -> (decoding, progress): decode."""
+    """(weights, prompts, decoding, key, sampling, until, allowed=None) -> (decoding, progress): decode."""
     advance_drafting: Callable | None
     """The same, with drafts; None where there are none."""
     end: Callable
@@ -91,6 +92,8 @@ class Steps(NamedTuple):
     drafts: Draft | None
     placement: tuple[Params, "Decoding"]
     """Where the weights and each part of a decoding live."""
+    mask_words: int
+    """W, of the masks `allowed` [n, m, W] that each slot may be given, for one tick: what it may draw."""
 
 
 def make_steps(
@@ -130,9 +133,13 @@ def make_steps(
     def admit_next(weights: Params, prompts: Prompts, decoding: Decoding):
         return _admit(decoder, planned(prompts), weights, prompts, decoding, dtype)
 
-    def advance(drafts, weights, prompts: Prompts, decoding: Decoding, key, sampling: Sampling, until: Until):
+    def advance(
+        drafts, weights, prompts: Prompts, decoding: Decoding, key, sampling: Sampling, until: Until, allowed=None
+    ):
         plan, limit = planned(prompts), jnp.minimum(sampling.max_tokens, length)
-        tick = functools.partial(_tick, decoder, plan, vocabulary, drafts, weights, prompts, key, sampling, limit)
+        tick = functools.partial(
+            _tick, decoder, plan, vocabulary, drafts, weights, prompts, key, sampling, limit, allowed
+        )
         at_start = decoding.output.finished.sum()
 
         def goes_on(decoding: Decoding):
@@ -167,6 +174,7 @@ def make_steps(
         jax.jit(end, donate_argnums=0, out_shardings=rows(mesh)),
         drafts,
         placement,
+        words_of(vocabulary),
     )
 
 
@@ -248,6 +256,7 @@ def _tick(
     key: Array,
     sampling: Sampling,
     limit: Int[Array, ""],
+    allowed: UInt32[Array, "n m W"] | None,
     decoding: Decoding,
 ) -> Decoding:
     """Decode one position of every slot and the drafted ones after it; refill the slots whose completion ended."""
@@ -264,9 +273,9 @@ def _tick(
         resident.reshape(-1),
         Lanes(*jax.vmap(lambda slots: lanes_of(slots, plan))(slots)),
     )
-    logits = sampled_logits(
-        head_logits(hidden.reshape(-1, hidden.shape[2]), decoder.head(weights)), sampling, vocabulary
-    )
+    logits = head_logits(hidden.reshape(-1, hidden.shape[2]), decoder.head(weights))
+    words = None if allowed is None else allowed.reshape(-1, allowed.shape[2])
+    logits = sampled_logits(logits, sampling, vocabulary, allowed=words)
     drawn = draw(logits, _uniforms(key, slots, plan, hidden.shape[1]), sampling.temperature)
     scores = (a.reshape(*busy.shape, -1) for a in logit_scores(logits, drawn))
     drawn = drawn.reshape(*busy.shape, -1)

@@ -1,14 +1,15 @@
 """The compiled functions of an RL run, made ahead of the first step for every bucket."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from jaxfc.config import TrainRL
+from jaxfc.constraints import Constraints, Recorded
 from jaxfc.credit import make_credit, make_selection, make_whole
+from jaxfc.data.example import Example
 from jaxfc.decoding import make_steps
 from jaxfc.draws import make_sampling
 from jaxfc.learner import (
@@ -21,7 +22,8 @@ from jaxfc.learner import (
 from jaxfc.programs import Programs, abstract, describe
 from jaxfc.sampler import compile_steps, make_sampler
 from jaxfc.sharding import place_replicated, replicated, rows
-from jaxfc.types import Prompts, Rollouts, Sampling, TokenScores, TrainState
+from jaxfc.truncation import words_of
+from jaxfc.types import Allowed, Prompts, Rollouts, Sampling, TokenScores, TrainState
 from jaxfc.workspace import Workspace
 
 CACHE_TYPES = {"compute": None, "bfloat16": jnp.bfloat16, "int8": jnp.int8}
@@ -33,8 +35,10 @@ class Engine(NamedTuple):
 
     state: TrainState
     sampling: Sampling
+    constrain: Callable
+    """(examples) -> Recorded, or None where completions are free"""
     sample: Callable
-    """(params, prompts, key, sampling, finished=None) -> (Rollouts, Effort)"""
+    """(params, prompts, key, sampling, finished, constrained) -> (Rollouts, Effort)"""
     choose: Callable
     """(rewards, rollouts, cot_mask) -> Lesson, the groups to train on"""
     old: Callable
@@ -50,9 +54,10 @@ class Engine(NamedTuple):
 class _Shapes:
     """Descriptions of what passes between the programs, for `groups` groups of prompts."""
 
-    def __init__(self, groups: int, config: TrainRL, mesh: Mesh):
-        self._groups, self._rows = groups, rows(mesh)
+    def __init__(self, groups: int, config: TrainRL, work: Workspace):
+        self._groups, self._rows = groups, rows(work.mesh)
         self._group_size, self._length = config.algorithm.group_size, config.data.completion_length
+        self._constrain, self._words = config.rollout.constrain, words_of(work.vocabulary)
 
     def _array(self, dtype, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self._rows)
@@ -68,7 +73,14 @@ class _Shapes:
 
     def rollouts(self, bucket: int) -> Rollouts:
         lengths, ended = self._of_completions(jnp.int32), self._of_completions(jnp.bool_)
-        return Rollouts(self.prompts(bucket), self._of_tokens(jnp.int32), lengths, ended, self.scores)
+        return Rollouts(self.prompts(bucket), self._of_tokens(jnp.int32), lengths, ended, self.scores, self._allowed)
+
+    @property
+    def _allowed(self) -> Allowed | None:
+        if self._constrain is None:
+            return None
+        table = self._array(jnp.uint32, self._groups, self._constrain.masks, self._words)
+        return Allowed(table, self._of_tokens(jnp.int32))
 
     @property
     def scores(self) -> TokenScores:
@@ -96,7 +108,7 @@ def compile_engine(config: TrainRL, work: Workspace, programs: Programs) -> Engi
     choose = _compile_choice(config, work, programs)
     old, reference = _compile_scores(config, work, programs, sampling)
     key = describe(jax.random.key(0), replicated(work.mesh))
-    taught = _Shapes(config.batch, config, work.mesh)
+    taught = _Shapes(config.batch, config, work)
     rollouts = taught.rollouts(config.data.prompt_buckets[0])
     # It does not see the prompts, so one program serves all buckets.
     credit = make_credit(config.algorithm, work.mesh)
@@ -113,6 +125,7 @@ def compile_engine(config: TrainRL, work: Workspace, programs: Programs) -> Engi
     return Engine(
         state,
         sampling,
+        _make_constrain(config, work),
         sample,
         choose,
         old,
@@ -133,7 +146,7 @@ def _compile_sampler(config: TrainRL, work: Workspace, programs: Programs, sampl
         cache=CACHE_TYPES[config.rollout.cache],
         drafts=config.rollout.draft,
     )
-    shapes = _Shapes(config.batch * config.algorithm.oversample, config, work.mesh)
+    shapes = _Shapes(config.batch * config.algorithm.oversample, config, work)
     params, key = abstract(work.params), describe(jax.random.key(0), replicated(work.mesh))
     steps = compile_steps(
         programs,
@@ -141,15 +154,29 @@ def _compile_sampler(config: TrainRL, work: Workspace, programs: Programs, sampl
         steps,
         config.data.prompt_buckets,
         lambda bucket: (params, shapes.prompts(bucket), key, sampling),
+        constrained=config.rollout.constrain is not None,
     )
     return make_sampler(steps, work.mesh)
+
+
+def _make_constrain(config: TrainRL, work: Workspace) -> Callable:
+    if config.rollout.constrain is None:
+        return lambda examples: None
+    constraints = Constraints(work.tokenizer, work.prompt)
+    sizes = {"group_size": config.algorithm.group_size, "length": config.data.completion_length}
+
+    def constrain(examples: Sequence[Example]) -> Recorded:
+        constrained = constraints.begin(examples, group_size=config.algorithm.group_size)
+        return Recorded(constrained, prompts=len(examples), masks=config.rollout.constrain.masks, **sizes)
+
+    return constrain
 
 
 def _compile_choice(config: TrainRL, work: Workspace, programs: Programs) -> Callable:
     """Of the groups to train on: all, or the live ones."""
     if config.algorithm.dynamic_sampling is None:
         return make_whole(config.batch, work.mesh)
-    shapes = _Shapes(config.batch * config.algorithm.oversample, config, work.mesh)
+    shapes = _Shapes(config.batch * config.algorithm.oversample, config, work)
     rewards, cot_mask = shapes.judged
     select = make_selection(config.batch, work.mesh)
     buckets = config.data.prompt_buckets
@@ -160,7 +187,7 @@ def _compile_scores(
     config: TrainRL, work: Workspace, programs: Programs, sampling: Sampling
 ) -> tuple[Callable, Callable]:
     """What gives the scores before the update and those of the reference: one program for both, or for neither."""
-    algorithm, shapes = config.algorithm, _Shapes(config.batch, config, work.mesh)
+    algorithm, shapes = config.algorithm, _Shapes(config.batch, config, work)
     from_sampler, no_reference = algorithm.old_logprobs == "sampler", not algorithm.kl_coefficient
     if from_sampler and no_reference:
         return _sampler_scores, _no_scores

@@ -21,6 +21,7 @@ from jaxfc.calls.match import judge_answer
 from jaxfc.calls.parse import Syntax
 from jaxfc.command import InputError
 from jaxfc.config import Prompt
+from jaxfc.constraints import Constraints
 from jaxfc.data.example import Example
 from jaxfc.data.pipeline import bucket_of, pad_prompts
 from jaxfc.data.prompts import Tokenizer, answer_of, prompt_tokens
@@ -102,6 +103,7 @@ def make_greedy(
     buckets: Sequence[int],
     batch: int,
     max_tokens: int,
+    constraints: Constraints | None = None,
 ) -> Callable[[Params, Sequence[Example]], list[str | None]]:
     """Make `(params, examples) -> texts`, greedily; with `params` bound it is a `Generate`.
 
@@ -115,15 +117,20 @@ def make_greedy(
         buckets: rising lengths in tokens; a prompt longer than the last has no completion.
         batch: prompts decoded together.
         max_tokens: a completion is cut after this many.
+        constraints: hold the answers to calls of the offered tools; None leaves them free.
     """
     sampling = place_replicated(
         mesh, make_sampling(temperature=0.0, stop_tokens=(tokenizer.eos,), max_tokens=max_tokens)
     )
     key = jax.device_put(jax.random.key(0), replicated(mesh))  # Greedy decoding draws nothing.
 
-    def complete(params: Params, prompts: Sequence[Sequence[int]], bucket: int) -> list[str]:
-        fill = [[]] * (batch - len(prompts))
-        rollouts, _ = sample(params, place_rows(mesh, pad_prompts([*prompts, *fill], bucket)), key, sampling)
+    def complete(
+        params: Params, examples: Sequence[Example], prompts: Sequence[Sequence[int]], bucket: int
+    ) -> list[str]:
+        fill = batch - len(prompts)
+        placed = place_rows(mesh, pad_prompts([*prompts, *[[]] * fill], bucket))
+        held = constraints and constraints.begin([*examples, *[None] * fill], group_size=1)
+        rollouts, _ = sample(params, placed, key, sampling, constrained=held)
         tokens, lengths, ended = fetch((rollouts.tokens, rollouts.lengths, rollouts.ended))
         # The token that ends a completion is no part of its text.
         rows = zip(tokens, lengths - ended.astype(np.int32), strict=True)
@@ -131,14 +138,14 @@ def make_greedy(
 
     def generate(params: Params, examples: Sequence[Example]) -> list[str | None]:
         texts: list[str | None] = [None] * len(examples)
-        waiting: dict[int | None, list[tuple[int, list[int]]]] = {bucket: [] for bucket in (*buckets, None)}
+        waiting: dict[int | None, list[tuple[int, Example, list[int]]]] = {bucket: [] for bucket in (*buckets, None)}
         for index, example in enumerate(examples):
             tokens = prompt_tokens(example, tokenizer, prompt)
-            waiting[bucket_of(len(tokens), buckets)].append((index, tokens))
+            waiting[bucket_of(len(tokens), buckets)].append((index, example, tokens))
         for bucket in buckets:
             for start in range(0, len(waiting[bucket]), batch):
-                indices, prompts = zip(*waiting[bucket][start : start + batch], strict=True)
-                for index, text in zip(indices, complete(params, prompts, bucket), strict=True):
+                indices, *given = zip(*waiting[bucket][start : start + batch], strict=True)
+                for index, text in zip(indices, complete(params, *given, bucket), strict=True):
                     texts[index] = text
         return texts
 
@@ -195,6 +202,7 @@ def evaluate_model(
     buckets: Sequence[int],
     completion_length: int,
     batch: int,
+    constrain: bool = False,
     summarize: Callable[[Scores], Mapping[str, float]] = lambda scores: {},
 ) -> Scores:
     """Complete every example greedily and judge the answers by BFCL's rules, into `folder`; see `evaluate_into`.
@@ -206,6 +214,7 @@ def evaluate_model(
         buckets: rising prompt lengths, in tokens; an example whose prompt is longer than the last is wrong.
         completion_length: tokens after which a completion is cut.
         batch: prompts decoded together; the mesh splits it evenly.
+        constrain: hold the answers to calls of the offered tools that parse.
         summarize: makes the `aggregates` of `scores.json`.
 
     Raises:
@@ -213,14 +222,15 @@ def evaluate_model(
     """
     steps = make_steps(work.decoder, work.mesh, group_size=1, length=completion_length, vocabulary=work.vocabulary)
     sample = make_sampler(steps, work.mesh)
-    greedy = make_greedy(
-        sample, work.tokenizer, work.prompt, work.mesh, buckets=buckets, batch=batch, max_tokens=completion_length
-    )
+    constraints = Constraints(work.tokenizer, work.prompt) if constrain else None
+    sizes = {"buckets": buckets, "batch": batch, "max_tokens": completion_length}
+    greedy = make_greedy(sample, work.tokenizer, work.prompt, work.mesh, **sizes, constraints=constraints)
     settings = {
         "model": work.digest,
         "prompt": dataclasses.asdict(work.prompt),
         "prompt_buckets": list(buckets),
         "completion_length": completion_length,
+        "constrain": constrain,
         "compute": jax.numpy.dtype(work.decoder.dtype).name,
     }
 

@@ -14,7 +14,18 @@ from jaxfc.models.decoder import Decoder
 from jaxfc.moments import keep_moments
 from jaxfc.objective import Counts, Tally, count, policy_objective
 from jaxfc.sharding import fitting, replicated, rows, shardings
-from jaxfc.types import Credit, Params, Prompts, Rollouts, Sampling, SftBatch, TokenScores, TrainBatch, TrainState
+from jaxfc.types import (
+    Allowed,
+    Credit,
+    Params,
+    Prompts,
+    Rollouts,
+    Sampling,
+    SftBatch,
+    TokenScores,
+    TrainBatch,
+    TrainState,
+)
 
 
 def learning_rate(config: Optimizer) -> optax.Schedule:
@@ -101,10 +112,10 @@ def make_score(decoder: Decoder, mesh: Mesh, *, vocabulary: int, micro_batches: 
 
     def score(params: Params, rollouts: Rollouts, sampling: Sampling) -> TokenScores:
         def part(taken):
-            prompts, tokens = taken
-            return _scores(decoder, params, prompts, tokens, sampling, vocabulary, mesh)
+            prompts, tokens, allowed = taken
+            return _scores(decoder, params, prompts, tokens, sampling, allowed, vocabulary, mesh)
 
-        parts = deal((rollouts.prompts, rollouts.tokens), micro_batches)
+        parts = deal((rollouts.prompts, rollouts.tokens, rollouts.allowed), micro_batches)
         return gather(jax.lax.map(part, parts), rollouts.prompts.lengths.shape[0])
 
     return jax.jit(score, out_shardings=rows(mesh))
@@ -121,6 +132,7 @@ def train_batch(rollouts: Rollouts, old: TokenScores, reference: TokenScores | N
         credit.advantages if credit.of_tokens is None else credit.of_tokens,
         credit.weights,
         credit.selected,
+        rollouts.allowed,
     )
 
 
@@ -135,7 +147,7 @@ def make_policy_step(
     """Compile `(state, batch, sampling) -> (state, metrics)`. `state` is donated: use the one returned."""
 
     def loss_fn(params: Params, batch: TrainBatch, sampling: Sampling, counts: Counts):
-        scores = _scores(decoder, params, batch.prompts, batch.completions, sampling, vocabulary, mesh)
+        scores = _scores(decoder, params, batch.prompts, batch.completions, sampling, batch.allowed, vocabulary, mesh)
         return policy_objective(scores, batch, counts, config)
 
     placement = state_shardings(decoder, optimizer, mesh)
@@ -161,7 +173,7 @@ def make_sft_step(
     """Compile `(state, batch, sampling) -> (state, metrics)`. `state` is donated: use the one returned."""
 
     def loss_fn(params: Params, batch: SftBatch, sampling: Sampling, counts: Counts):
-        scores = _scores(decoder, params, batch.prompts, batch.completions, sampling, vocabulary, mesh)
+        scores = _scores(decoder, params, batch.prompts, batch.completions, sampling, None, vocabulary, mesh)
         mask = length_mask(batch.lengths, batch.completions.shape[1])
         loss, metrics = sft_loss(scores.logprobs, mask, normalizer=counts.tokens)
         return loss, Tally(metrics, {})
@@ -177,11 +189,13 @@ def _scores(
     prompts: Prompts,
     tokens: Int[Array, "B T"],
     sampling: Sampling,
+    allowed: Allowed | None,
     vocabulary: int,
     mesh: Mesh,
 ) -> TokenScores:
     hidden = decoder.extend(params, tokens, decoder.encode(params, prompts))
-    return token_scores(hidden, decoder.head(params), tokens, sampling, vocabulary=vocabulary, mesh=mesh)
+    head = decoder.head(params)
+    return token_scores(hidden, head, tokens, sampling, vocabulary=vocabulary, allowed=allowed, mesh=mesh)
 
 
 def _make_update(loss_fn, optimizer: optax.GradientTransformation, micro_batches: int, placement: Params):

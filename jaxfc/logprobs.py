@@ -54,7 +54,7 @@ def sampled_logits(
         vocabulary: tokens that exist; later columns only pad the matrix.
         drawn: the tokens that were drawn, which the cut then keeps: rounding, an update or another model's opinion can
             move one out of it, and of a probability of 0 neither ratio nor divergence would be finite.
-        allowed: the mask of each row, as in `Allowed.table`; top-k and top-p choose among what it allows.
+        allowed: the mask of each row, as one of `Allowed.table`; top-k and top-p choose among what it allows.
 
     Raises:
         ValueError: the masks have fewer bits than there are tokens.
@@ -148,15 +148,19 @@ def token_statistics(
         mesh: the mesh over which the arrays are spread by row; None if they are on one device.
 
     Raises:
-        ValueError: the mesh does not divide the rows, or the masks have fewer bits than there are tokens.
+        ValueError: the mesh does not divide the rows or prompts, or the masks have fewer bits than there are tokens.
     """
-    if mesh is not None and tokens.shape[0] % row_shards(mesh):
-        raise ValueError(f"{tokens.shape[0]} rows cannot be spread evenly over {row_shards(mesh)} shards of the mesh.")
+    for name, count in (
+        ("rows", tokens.shape[0]),
+        ("prompts' masks", 0 if allowed is None else allowed.table.shape[0]),
+    ):
+        if mesh is not None and count % row_shards(mesh):
+            raise ValueError(f"{count} {name} cannot be spread evenly over {row_shards(mesh)} shards of the mesh.")
     plan = tiles.Plan(vocabulary, COLUMN_TILE, ROW_TILE, WHOLE_ROW_NUMBERS, mesh)
     sampling = jax.lax.stop_gradient(sampling)
-    table = None if allowed is None else padded_words(allowed.table, head.shape[0], vocabulary)
     uncut = jnp.full(tokens.shape, -jnp.inf)
-    drawn = tiles.Tokens(tokens, uncut, None if allowed is None else allowed.index)
+    table, index = (None, None) if allowed is None else _masks(allowed, head.shape[0], vocabulary, mesh)
+    drawn = tiles.Tokens(tokens, uncut, index)
     shared = tiles.Shared(divisor(sampling), table)
     find_cuts = _on_mesh(mesh, functools.partial(tiles.cuts, plan), (*_INPUTS, Spec()), _ROWS)
     fixed = jax.lax.stop_gradient((hidden, head))
@@ -166,8 +170,19 @@ def token_statistics(
 
 _ROWS = spec("rows")
 _HEAD = spec("vocab", "embed")
-_INPUTS = (_ROWS, _HEAD, _ROWS, Spec())
+_INPUTS = (_ROWS, _HEAD, _ROWS, tiles.Shared(Spec(), _ROWS))
 """Where hidden states, head, tokens, and what tokens share are placed."""
+
+
+def _masks(
+    allowed: Allowed, columns: int, vocabulary: int, mesh: Mesh | None
+) -> tuple[UInt32[Array, "N U"], Int[Array, "B T"]]:
+    """The masks of all prompts in one table, and where each token's is in the part of it that its device has."""
+    prompts, masks, words = allowed.table.shape
+    here = prompts // (1 if mesh is None else row_shards(mesh))
+    prompt = jnp.arange(allowed.index.shape[0]) // (allowed.index.shape[0] // prompts)
+    table = padded_words(allowed.table.reshape(-1, words), columns, vocabulary)
+    return table, allowed.index + (prompt % here * masks)[:, None]
 
 
 def _on_mesh(mesh: Mesh | None, function, inputs, outputs):

@@ -15,6 +15,7 @@ from jaxfc.calls.parse import Syntax
 from jaxfc.checkpoint import Checkpoints
 from jaxfc.command import InputError, dump
 from jaxfc.config import Evaluation, Run
+from jaxfc.constraints import Constraints
 from jaxfc.data.example import Example
 from jaxfc.data.pipeline import Batches, open_examples
 from jaxfc.decoding import make_steps
@@ -154,6 +155,7 @@ class HeldOut:
             buckets=config.data.prompt_buckets,
             batch=config.batch,
             max_tokens=config.data.completion_length,
+            constraints=Constraints(work.tokenizer, work.prompt) if config.constrain else None,
         )
         self._is_right = lambda text, example: (
             judge_completion(text.encode(errors="replace"), example, work.prompt, Syntax.STRICT).ok
@@ -188,7 +190,9 @@ def _compile_sampler(config: Evaluation, work: Workspace, programs: Programs):
         whole = describe((jax.random.key(0), sampling), replicated(work.mesh))
         return work.params, describe_prompts(config.batch, bucket, work), *whole
 
-    steps = compile_steps(programs, "evaluate", steps, config.data.prompt_buckets, arguments)
+    steps = compile_steps(
+        programs, "evaluate", steps, config.data.prompt_buckets, arguments, constrained=config.constrain
+    )
     return make_sampler(steps, work.mesh)
 
 

@@ -6,10 +6,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, UInt32
 
+from jaxfc.constraints import ANYTHING, Constrained, Recorded
 from jaxfc.decoding import Decoding, Steps, Until
 from jaxfc.programs import Programs, describe
-from jaxfc.sharding import fetch, place_replicated
+from jaxfc.sharding import fetch, place_replicated, place_rows
 from jaxfc.types import Params, Prompts, Sampling
 
 PROBE_TICKS = 8
@@ -40,7 +42,7 @@ class Effort(NamedTuple):
 
 
 def make_sampler(steps: Steps, mesh: Mesh):
-    """Make `(params, prompts, key, sampling, finished=None) -> (Rollouts, Effort)`.
+    """Make `(params, prompts, key, sampling, finished=None, constrained=None) -> (Rollouts, Effort)`.
 
     What is sampled depends on parameters, prompts, key and sampling alone: not on the number of slots, not on drafts,
     not on the order in which completions end (but for rounding, which differs with the shape of a product).
@@ -52,9 +54,18 @@ def make_sampler(steps: Steps, mesh: Mesh):
         sampling: see `types.Sampling`.
         finished: is given completions as they end, while others are still being decoded:
             `finished(rows [n], tokens [n, T], lengths [n], ended [n])`, as NumPy arrays, each row once, in any order.
+        constrained: holds the answers to a grammar, and is asked for masks before each token. If it records them,
+            the rollouts have them.
     """
 
-    def sample(params: Params, prompts: Prompts, key, sampling: Sampling, finished: Callable | None = None):
+    def sample(
+        params: Params,
+        prompts: Prompts,
+        key,
+        sampling: Sampling,
+        finished: Callable | None = None,
+        constrained: Constrained | Recorded | None = None,
+    ):
         weights, decoding = steps.begin(params, prompts)
         count, slots = decoding.output.finished.size, decoding.slots.completion.size
         news = NO_LIMIT if finished is None else -(-count // REPORTS)
@@ -65,9 +76,11 @@ def make_sampler(steps: Steps, mesh: Mesh):
             while admits:
                 decoding, admits = steps.admit(weights, prompts, decoding)
                 admits = fetch(admits)
-            until = place_replicated(mesh, Until(np.int32(probing if drafting else NO_LIMIT), np.int32(news)))
+            allowed = () if constrained is None else (_masks(constrained, decoding, steps.mask_words, mesh),)
+            ticks = 1 if allowed else probing if drafting else NO_LIMIT
+            until = place_replicated(mesh, Until(np.int32(ticks), np.int32(news)))
             advance = steps.advance_drafting if drafting else steps.advance
-            decoding, progress = advance(weights, prompts, decoding, key, sampling, until)
+            decoding, progress = advance(weights, prompts, decoding, key, sampling, until, *allowed)
             if report is not None:
                 finished(*report)  # While the devices decode.
             done, admits, ended, work = fetch(progress)
@@ -80,12 +93,35 @@ def make_sampler(steps: Steps, mesh: Mesh):
                 report = _completions(decoding, new)
         if report is not None:
             finished(*report)
-        return steps.end(decoding, prompts), Effort(*map(sum, zip(*efforts, strict=True)))
+        rollouts = steps.end(decoding, prompts)
+        if isinstance(constrained, Recorded):
+            rollouts = rollouts._replace(allowed=place_rows(mesh, constrained.allowed()))
+        return rollouts, Effort(*map(sum, zip(*efforts, strict=True)))
 
     return sample
 
 
-def compile_steps(programs: Programs, name: str, steps: Steps, buckets: Sequence[int], arguments: Callable) -> Steps:
+def _masks(constrained: Constrained | Recorded, decoding: Decoding, words: int, mesh: Mesh) -> UInt32[Array, "n m W"]:
+    """What each slot may draw next."""
+    slots = decoding.slots
+    completion, lengths, last = fetch((slots.completion, slots.length, decoding.inputs))
+    shards, count = decoding.output.finished.shape
+    busy = completion < count
+    rows = (np.arange(shards)[:, None] * count + completion)[busy]
+    masks = np.full((*busy.shape, words), ANYTHING)
+    masks[busy] = constrained.masks(rows, lengths[busy], last[busy])
+    return place_rows(mesh, masks)
+
+
+def compile_steps(
+    programs: Programs,
+    name: str,
+    steps: Steps,
+    buckets: Sequence[int],
+    arguments: Callable,
+    *,
+    constrained: bool = False,
+) -> Steps:
     """Compile the steps for every bucket of prompts.
 
     Args:
@@ -94,6 +130,7 @@ def compile_steps(programs: Programs, name: str, steps: Steps, buckets: Sequence
         steps: made by `make_steps`.
         buckets: lengths of prompts.
         arguments: bucket -> (params, prompts, key, sampling), as arrays or their descriptions.
+        constrained: whether completions will be.
     """
 
     def begun(bucket: int):
@@ -108,7 +145,11 @@ def compile_steps(programs: Programs, name: str, steps: Steps, buckets: Sequence
     def advance_at(bucket: int):
         _, _, key, sampling = arguments(bucket)
         until = describe(Until(np.int32(0), np.int32(0)), key.sharding)
-        return *admit_at(bucket), key, sampling, until
+        weights, prompts, decoding = admit_at(bucket)
+        slots = jax.ShapeDtypeStruct(
+            (*decoding.inputs.shape, steps.mask_words), np.uint32, sharding=decoding.inputs.sharding
+        )
+        return weights, prompts, decoding, key, sampling, until, *([slots] if constrained else [])
 
     def end_at(bucket: int):
         (_, decoding), prompts = begun(bucket)

@@ -54,12 +54,12 @@ class Tokens(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What all tokens have in common."""
+    """What the tokens on a device have in common."""
 
     divisor: Float[Array, ""]
     """The temperature."""
-    table: UInt32[Array, "M U"] | None
-    """The masks, as `padded_words` makes them."""
+    table: UInt32[Array, "N U"] | None
+    """Their masks, as `padded_words` makes them."""
 
 
 class Shape(NamedTuple):

@@ -46,8 +46,10 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, int | float]:
             prompts = place_rows(mesh, batch.prompts)
             key = step_key(mesh, config.seed, step, "rollout")
             judging = Judging(batch.examples, pool, group_size=config.algorithm.group_size, length=room)
-            rollouts, effort = clock("rollout", engine.sample, state.params, prompts, key, sampling, judging.submit)
-            seen = fetch(rollouts)
+            constrained = clock("data", engine.constrain, batch.examples)
+            given = state.params, prompts, key, sampling, judging.submit, constrained
+            rollouts, effort = clock("rollout", engine.sample, *given)
+            seen = fetch(rollouts._replace(allowed=None))
             judged = clock("reward", judging.collect)
             if config.reward.shuffled:
                 judged = shuffled(judged, (config.seed, step))
@@ -64,6 +66,7 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, int | float]:
             state, learning = clock("update", engine.update, state, update, sampling)
 
             row = reward_metrics(judged, seen.lengths) | effort.metrics() | floats(shaping) | floats(learning)
+            row |= constrained.metrics() if constrained else {}
             row |= clock("evaluate", held_out.curve_point, step, state.params)
             trained = fetch(taught.prompts.lengths).sum() + fetch(taught.lengths).sum()
             row |= clock.lap(trained=int(trained), sampled=int(seen.lengths.sum()))

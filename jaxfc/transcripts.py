@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from jaxfc.calls.schema import signature
@@ -13,7 +12,7 @@ from jaxfc.data.example import Example
 from jaxfc.data.prompts import Tokenizer
 from jaxfc.files import write_atomically
 from jaxfc.rewards import Judged
-from jaxfc.types import Prompts, Rollouts
+from jaxfc.types import Rollouts
 
 
 def write_transcripts(
@@ -76,10 +75,9 @@ def groups_of(
     """
     size = judged.rewards.shape[1]
     taken = (groups[:, None] * size + np.arange(size)).reshape(-1)
-    prompts = Prompts(*(array[groups] for array in rollouts.prompts))
-    kept = jax.tree.map(lambda array: array[taken], rollouts._replace(prompts=None))._replace(prompts=prompts)
     verdicts = [judged.verdicts[row] for row in taken]
-    return [examples[at] for at in groups], kept, Judged(judged.rewards[groups], judged.cot_mask[taken], verdicts)
+    kept = Judged(judged.rewards[groups], judged.cot_mask[taken], verdicts)
+    return [examples[at] for at in groups], rollouts.of_groups(groups), kept
 
 
 def _rounded(values: np.ndarray) -> list[float]:

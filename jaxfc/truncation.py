@@ -12,6 +12,11 @@ WORD = 32
 """Bits in a word of a mask."""
 
 
+def words_of(vocabulary: int) -> int:
+    """W, the words of a mask."""
+    return -(-vocabulary // WORD)
+
+
 def divisor(sampling: Sampling) -> Float[Array, ""]:
     """What logits are divided by: the temperature, or 1 when it is 0 (greedy)."""
     return jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)
@@ -96,7 +101,7 @@ def padded_words(table: UInt32[Array, "M W"], columns: int, vocabulary: int) -> 
     if words * WORD < vocabulary:
         raise ValueError(
             f"masks of {words} words say something of {words * WORD} tokens, but the vocabulary has {vocabulary}: "
-            f"{-(-vocabulary // WORD)} words are needed."
+            f"{words_of(vocabulary)} words are needed."
         )
     return jnp.pad(table, ((0, 0), (0, max(0, -(-columns // WORD) + 2 - words))))
 

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num, UInt32
 
 Params = Any
@@ -82,10 +83,10 @@ class TokenScores(NamedTuple):
 class Allowed(NamedTuple):
     """Which tokens may be drawn at each position, where a grammar decides; the others have probability 0."""
 
-    table: UInt32[Array, "M W"]
-    """M masks: token v may be drawn where bit v % 32 of word v // 32 is set; W = ceil(V / 32). Mask 0 allows all."""
+    table: UInt32[Array, "P M W"]
+    """M masks of each prompt: token v may be drawn where bit v % 32 of word v // 32 is set; W = ceil(V / 32)."""
     index: Int[Array, "B T"]
-    """The mask of each completion token."""
+    """The mask of each completion token, among those of its prompt. Mask 0 allows all."""
 
 
 class Rollouts(NamedTuple):
@@ -98,6 +99,17 @@ class Rollouts(NamedTuple):
     ended: Bool[Array, " B"]
     """False: cut at the token limit, or of a row that only fills the batch."""
     scores: TokenScores
+    allowed: Allowed | None = None
+    """None: everything."""
+
+    def of_groups(self, groups: Int[Array | np.ndarray, " N"]) -> "Rollouts":
+        """Those of some groups, in the order given."""
+        size = self.tokens.shape[0] // self.prompts.lengths.shape[0]
+        taken = (groups[:, None] * size + np.arange(size)).reshape(-1)
+        prompts = Prompts(*(array[groups] for array in self.prompts))
+        scores = TokenScores(*(array[taken] for array in self.scores))
+        allowed = self.allowed and Allowed(self.allowed.table[groups], self.allowed.index[taken])
+        return Rollouts(prompts, self.tokens[taken], self.lengths[taken], self.ended[taken], scores, allowed)
 
 
 class Lesson(NamedTuple):
@@ -136,6 +148,8 @@ class TrainBatch(NamedTuple):
     """See `Credit`."""
     selected: Bool[Array, "B T"] | None = None
     """See `Credit`."""
+    allowed: Allowed | None = None
+    """See `Rollouts`."""
 
 
 class SftBatch(NamedTuple):

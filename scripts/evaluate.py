@@ -51,6 +51,8 @@ class Evaluate:
     """Tokens after which a completion is cut."""
     batch: int = 64
     """Prompts decoded together."""
+    constrain: bool = False
+    """Hold answers to calls of the offered tools that parse (needs llguidance); BFCL's own scores do not."""
     output: str
     """Folder for scores.json and outputs.jsonl."""
 
@@ -100,6 +102,7 @@ def evaluate(config: Evaluate, arguments):
         buckets=config.prompt_buckets,
         completion_length=config.completion_length,
         batch=config.batch,
+        constrain=config.constrain,
         summarize=summarize,
     )
     if is_writer():

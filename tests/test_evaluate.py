@@ -226,7 +226,7 @@ def test_the_token_that_ends_a_completion_is_no_part_of_its_text(greedy):
     written = tokenizer.encode("[add(x=1)]")
     length = len(written) + 1
 
-    def sample(params, prompts, key, sampling):
+    def sample(params, prompts, key, sampling, constrained=None):
         # The first completion ends, the second is cut at the limit, the third only fills the batch.
         tokens = jnp.array([[*written, tokenizer.eos], [*written, written[0]], [0] * length])
         lengths, ended = jnp.array([length, length, 0]), jnp.array([True, False, True])

@@ -49,6 +49,7 @@ LAYERS = [
     # 2 engines
     {
         "checkpoint",
+        "constraints",
         "credit",
         "decoding",
         "engine",
@@ -79,8 +80,8 @@ WITHIN_A_LAYER = {
     "tiles": {"truncation"},
     "benchmarks": {"run"},
     "learner": {"objective"},
-    "engine": {"credit", "decoding", "learner", "programs", "sampler", "workspace"},
-    "sampler": {"decoding", "programs"},
+    "engine": {"constraints", "credit", "decoding", "learner", "programs", "sampler", "workspace"},
+    "sampler": {"constraints", "decoding", "programs"},
     "report": {"curves"},
     "sft": {"run"},
     "train": {"run"},

@@ -15,7 +15,7 @@ from jaxfc.logprobs import head_logits, length_mask, logit_scores, sampled_logit
 from jaxfc.sharding import make_mesh, replicated, rows, shardings
 from jaxfc.types import Allowed
 
-B, T, D, V, VOCABULARY = 4, 5, 8, 76, 71
+B, G, T, D, V, VOCABULARY = 8, 2, 5, 8, 76, 71
 SETTINGS = [
     {"temperature": 1.0},
     {"temperature": 0.7},
@@ -73,20 +73,23 @@ def likely_tokens(settings):
 
 @functools.cache
 def allowed():
-    """Masks that leave about half of the tokens, all of them, and one; every position has one of them."""
+    """Masks that leave about half of the tokens, all of them, and one, differing by prompt; all positions have one."""
     rng = np.random.default_rng(3)
-    bits = rng.random((4, 96)) < 0.5
-    bits[0], bits[3] = True, np.arange(96) == 40
-    words = np.packbits(bits, axis=1, bitorder="little").view("<u4")
+    bits = rng.random((B // G, 4, 96)) < 0.5
+    bits[:, 0], bits[:, 3] = True, np.arange(96) == 40
+    words = np.packbits(bits, axis=2, bitorder="little").view("<u4")
     return Allowed(jnp.asarray(words), jnp.asarray(rng.integers(0, 4, (B, T)), jnp.int32))
+
+
+def masks_of(masks: Allowed):
+    """The mask of each token, [B * T, W], read as the format is described."""
+    return masks.table[jnp.arange(B)[:, None] // G, masks.index].reshape(B * T, -1)
 
 
 def bits_of(masks: Allowed):
     """What the masks allow, [B, T, VOCABULARY], read as the format is described."""
-    table, index = (np.asarray(a) for a in masks)
-    return np.array(
-        [[[bool(table[m, v // 32] >> (v % 32) & 1) for v in range(VOCABULARY)] for m in row] for row in index]
-    )
+    words = np.asarray(masks_of(masks)).reshape(B, T, -1)
+    return np.array([[[bool(w[v // 32] >> (v % 32) & 1) for v in range(VOCABULARY)] for w in row] for row in words])
 
 
 def some_tokens(settings, masked=False):
@@ -118,10 +121,10 @@ def compiled_gradient(mesh=None):
 
 def place_inputs(mesh, hidden, head, tokens, sampling, allowed):
     """The arrays where a run has them."""
-    hidden, tokens, index = jax.device_put((hidden, tokens, allowed.index), rows(mesh))
-    sampling, table = jax.device_put((sampling, allowed.table), replicated(mesh))
+    hidden, tokens, allowed = jax.device_put((hidden, tokens, allowed), rows(mesh))
+    sampling = jax.device_put(sampling, replicated(mesh))
     head = jax.device_put(head, shardings(mesh, ("vocab", "embed")))
-    return hidden, head, tokens, sampling, Allowed(table, index)
+    return hidden, head, tokens, sampling, allowed
 
 
 def measure(hidden, head, tokens, sampling):
@@ -154,7 +157,7 @@ def test_scores_are_those_of_the_distribution_written_out_in_float64(settings):
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_exactly_the_right_tokens_can_be_drawn(settings, masked):
     hidden, head, _ = inputs()
-    masks = allowed().table[allowed().index.reshape(-1)] if masked else None
+    masks = masks_of(allowed()) if masked else None
     logits = head_logits(hidden.reshape(-1, D), head)
     logits = sampled_logits(logits, sampling_of(**settings), VOCABULARY, allowed=masks)
     expected = np.array(distributions(settings, masked)).reshape(-1, VOCABULARY) > 0
@@ -249,7 +252,7 @@ def test_a_drawn_token_that_the_cut_would_lose_keeps_a_finite_logprob_and_gradie
 @pytest.mark.parametrize("settings", [SETTINGS[1], SETTINGS[5]], ids=str)
 def test_what_stands_off_the_mask_reaches_neither_values_nor_gradients(value, settings):
     hidden, head, _ = inputs()
-    mask = length_mask(jnp.array([5, 0, 3, 1]), T)
+    mask = length_mask(jnp.array([5, 0, 3, 1, 2, 4, 5, 0]), T)
     given = some_tokens(settings), sampling_of(**settings), allowed()
 
     @jax.jit
@@ -306,14 +309,17 @@ def test_rows_that_a_mesh_cannot_share_out_are_refused():
     hidden, head, tokens = (a[:3] if a.shape[0] == B else a for a in inputs())
     with pytest.raises(ValueError, match=r"3 rows cannot be spread evenly over 4 shards"):
         token_statistics(hidden, head, tokens, sampling_of(), vocabulary=VOCABULARY, mesh=make_mesh((2, 2, 2)))
+    masks = Allowed(allowed().table[:2], allowed().index)
+    with pytest.raises(ValueError, match=r"2 prompts' masks cannot be spread evenly over 4 shards"):
+        token_scores(*inputs(), sampling_of(), vocabulary=VOCABULARY, allowed=masks, mesh=make_mesh((2, 2, 2)))
 
 
 def test_masks_too_short_for_the_vocabulary_are_refused():
-    short = Allowed(allowed().table[:, :2], allowed().index)
+    short = Allowed(allowed().table[..., :2], allowed().index)
     with pytest.raises(ValueError, match=r"2 words say something of 64 tokens, but the vocabulary has 71: 3 words"):
         token_scores(*inputs(), sampling_of(), vocabulary=VOCABULARY, allowed=short)
     with pytest.raises(ValueError, match="3 words are needed"):
-        sampled_logits(jnp.zeros((1, V)), sampling_of(), VOCABULARY, allowed=short.table[:1])
+        sampled_logits(jnp.zeros((1, V)), sampling_of(), VOCABULARY, allowed=short.table[0, :1])
 
 
 def test_no_array_holds_all_tokens_by_all_the_vocabulary(monkeypatch):
@@ -428,7 +434,7 @@ def test_what_is_sampled_under_masks_is_what_is_scored(settings):
         hidden, head, tokens, sampling, allowed=allowed()
     )
     logits = head_logits(hidden.reshape(-1, D), head)
-    masks = allowed().table[allowed().index.reshape(-1)]
+    masks = masks_of(allowed())
     sampled = sampled_logits(logits, sampling, VOCABULARY, allowed=masks)
     for one, other in zip(scores, logit_scores(sampled, tokens.reshape(-1)), strict=True):
         np.testing.assert_allclose(one.reshape(-1), other, atol=2e-6)
@@ -445,12 +451,12 @@ def test_mask_zero_changes_nothing():
 def test_a_drawn_token_that_its_mask_forbids_keeps_a_finite_logprob(settings):
     # Probabilities 1/2, 1/4, 1/4; the mask leaves the second alone. If the first was drawn, both are possible, 2 to 1.
     head = jnp.log(jnp.array([[0.5], [0.25], [0.25]]))
-    masks = Allowed(jnp.array([[7], [2]], jnp.uint32), jnp.ones((1, 1), jnp.int32))
+    masks = Allowed(jnp.array([[[7], [2]]], jnp.uint32), jnp.ones((1, 1), jnp.int32))
     for token, expected in [(1, 0.0), (0, math.log(2 / 3))]:
         tokens = jnp.full((1, 1), token)
         scores = token_scores(jnp.ones((1, 1, 1)), head, tokens, sampling_of(**settings), vocabulary=3, allowed=masks)
         assert scores.logprobs[0, 0] == pytest.approx(expected, abs=1e-6)
-        logits = sampled_logits(head.T, sampling_of(**settings), 3, tokens[0], masks.table[masks.index[0]])
+        logits = sampled_logits(head.T, sampling_of(**settings), 3, tokens[0], masks.table[0, masks.index[0]])
         assert logit_scores(logits, tokens[0])[0][0] == pytest.approx(expected, abs=1e-6)
 
 

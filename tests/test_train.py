@@ -148,6 +148,17 @@ def test_a_run_corrects_for_what_the_sampler_rounds(tmp_path):
         assert 0 < row["loss/selected"] < 0.1 and row["entropy/bonus_mean"] > 0
 
 
+def test_a_constrained_run_samples_scores_and_trains_under_the_same_masks(tmp_path):
+    pytest.importorskip("llguidance", reason="needs the extra 'constrain'")
+    algorithm = {"group_size": 4, "dynamic_sampling": {}, "micro_batches": 1}
+    rollout = {"temperature": 1.5, "constrain": {"masks": 64}}
+    summary = train(load(TrainRL, write(tmp_path, steps=2, algorithm=algorithm, rollout=rollout)))
+    assert summary["speed/compiles"] == 0
+    for row in rows(tmp_path):
+        assert row["kl/sampler_max_gap"] < 1e-4 and row["constrain/refused"] == 0
+        assert 2 < row["constrain/masks"] <= 64
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
