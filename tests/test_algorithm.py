@@ -1,5 +1,7 @@
 import dataclasses
+import re
 import typing
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,9 @@ from jaxfc.variants import (
     Surrogate,
     Truncated,
 )
+
+
+README = Path(__file__).parents[1] / "README.md"
 
 
 @pytest.mark.parametrize(
@@ -111,3 +116,11 @@ def test_the_overlong_buffer_fits_into_a_completion():
     with pytest.raises(InputError, match=r"buffer is 300 tokens, but completions have room for 256"):
         read("algorithm.overlong.buffer=300")
     assert read("algorithm.overlong.buffer=256").overlong == Overlong(buffer=256)
+
+
+def test_the_methods_of_the_readme_are_settings_that_differ():
+    table = README.read_text().split("## Choosing the method")[1].split("## ")[0]
+    recipes = [recipe for line in table.splitlines() if line.startswith("| ") for recipe in re.findall("`(.*?)`", line)]
+    recipes.remove("algorithm.")
+    found = [read(*(f"algorithm.{setting}" for setting in recipe.split())) for recipe in recipes]
+    assert len(recipes) == 12 and len(set(found)) == 12 and Algorithm() not in found

@@ -70,6 +70,12 @@ class ModelBenchmark(Benchmark):
     """Tokens of each (S)."""
 
 
+def refuse_grammar(rollout: Rollout):
+    """Refuse settings under which completions end where a grammar says."""
+    if rollout.constrain is not None:
+        raise ValueError("rollout.constrain ends completions, which all have new_tokens tokens here; leave it out.")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RolloutBenchmark(ModelBenchmark):
     """Sampling: every completion has the same number of tokens, and none stops earlier."""
@@ -89,6 +95,7 @@ class RolloutBenchmark(ModelBenchmark):
         super().__post_init__()
         if self.new_tokens < 2:
             raise ValueError(f"new_tokens is {self.new_tokens}; decoding is timed from the second token on.")
+        refuse_grammar(self.rollout)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +118,8 @@ class TrainingBenchmark(ModelBenchmark):
         parts = self.algorithm.updates * self.algorithm.micro_batches
         if self.prompts % parts:
             raise ValueError(f"prompts is {self.prompts}; updates x micro_batches needs a multiple of {parts}.")
+        if self.algorithm.dynamic_sampling is not None:
+            raise ValueError("algorithm.dynamic_sampling chooses by rewards, which are random here; leave it out.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,6 +139,10 @@ class LoopBenchmark(TrainingBenchmark):
     name: ClassVar[str] = "loop"
 
     rollout: Rollout = dataclasses.field(default_factory=Rollout)
+
+    def __post_init__(self):
+        super().__post_init__()
+        refuse_grammar(self.rollout)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
