@@ -24,7 +24,6 @@ from jaxfc.variants import (
     Truncated,
 )
 
-
 README = Path(__file__).parents[1] / "README.md"
 
 
