@@ -10,8 +10,9 @@ from jax.sharding import Mesh as DeviceMesh
 from jaxfc.command import InputError, dump, load
 from jaxfc.config import Mesh, Model, Prompt
 from jaxfc.data.prompts import Tokenizer
+from jaxfc.models.architecture import read_decoder_config
 from jaxfc.models.decoder import Decoder
-from jaxfc.models.weights import digest_of, load_params, read_decoder_config, save_model
+from jaxfc.models.weights import digest_of, load_params, save_model
 from jaxfc.sharding import make_mesh, replicated
 from jaxfc.types import Params
 

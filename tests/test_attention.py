@@ -17,7 +17,7 @@ def random(*shape, seed):
 def inputs():
     q, k, v = (random(P, G, T, heads, DH, seed=i) for i, heads in enumerate((H, K, K)))
     shared = random(P, S, K, DH, seed=3), random(P, S, K, DH, seed=4)
-    seen = jnp.arange(S) < jnp.array([[2], [5]])
+    seen = (jnp.arange(S) < jnp.array([[2], [5]]))[:, None]
     return q, k, v, CAUSAL, shared, seen
 
 
@@ -27,8 +27,9 @@ def by_hand(q, k, v, mask, shared, seen):
     out = np.zeros_like(q)
     for p, g, t, h in np.ndindex(*q.shape[:4]):
         kv = h // (q.shape[3] // k.shape[3])
-        keys = np.concatenate([prompt_k[p, np.asarray(seen)[p], kv], k[p, g, np.asarray(mask)[t], kv]])
-        values = np.concatenate([prompt_v[p, np.asarray(seen)[p], kv], v[p, g, np.asarray(mask)[t], kv]])
+        visible = np.broadcast_to(seen, (q.shape[0], q.shape[2], prompt_k.shape[1]))[p, t]
+        keys = np.concatenate([prompt_k[p, visible, kv], k[p, g, np.asarray(mask)[t], kv]])
+        values = np.concatenate([prompt_v[p, visible, kv], v[p, g, np.asarray(mask)[t], kv]])
         scores = np.exp(keys @ q[p, g, t, h] / np.sqrt(q.shape[-1]))
         out[p, g, t, h] = scores @ values / scores.sum()
     return out
@@ -36,6 +37,12 @@ def by_hand(q, k, v, mask, shared, seen):
 
 def test_it_is_one_softmax_over_the_prompts_keys_and_the_completions_own(inputs):
     np.testing.assert_allclose(attend(*inputs), by_hand(*inputs), atol=1e-6)
+
+
+def test_each_query_may_see_its_own_part_of_the_prompt(inputs):
+    *rest, _ = inputs
+    seen = jnp.asarray(np.random.default_rng(0).random((P, T, S)) < 0.5)
+    np.testing.assert_allclose(attend(*rest, seen), by_hand(*rest, seen), atol=1e-6)
 
 
 def test_a_prompt_that_is_not_seen_is_as_no_prompt(inputs):
@@ -48,7 +55,7 @@ def test_equal_keys_average_the_values():
     # Two prompt positions are seen, with values 1 and 2; query t sees its own t + 1 positions, all of value 6.
     zeros = jnp.zeros((1, 1, 2, 1, 2))
     shared = jnp.zeros((1, 3, 1, 2)), jnp.array([1.0, 2.0, 100.0])[None, :, None, None] * jnp.ones(2)
-    out = attend(zeros, zeros, zeros + 6, jnp.tri(2, dtype=bool), shared, jnp.array([[True, True, False]]))
+    out = attend(zeros, zeros, zeros + 6, jnp.tri(2, dtype=bool), shared, jnp.array([[[True, True, False]]]))
     np.testing.assert_allclose(out[0, 0, :, 0, 0], [(1 + 2 + 6) / 3, (1 + 2 + 6 + 6) / 4], rtol=1e-6)
 
 
@@ -57,7 +64,7 @@ def test_what_is_masked_reaches_neither_values_nor_gradients(inputs):
     # Query t of mask sees own positions up to t but never the last.
     mask = mask.at[:, -1].set(False)
     garbage = 1e30
-    hide = ~seen[:, :, None, None]
+    hide = ~seen[:, 0, :, None, None]
     dirty = (
         q,
         k.at[:, :, -1].set(garbage),

@@ -12,8 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from jaxfc.command import InputError
 from jaxfc.files import OutputError
+from jaxfc.models.architecture import read_decoder_config
 from jaxfc.models.decoder import Decoder, DecoderConfig
-from jaxfc.models.weights import digest_of, load_params, read_decoder_config, save_model
+from jaxfc.models.weights import digest_of, load_params, save_model
 from jaxfc.sharding import make_mesh, shardings
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -96,7 +97,23 @@ def test_the_config_of_transformers_4_is_read(tied):
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"model_type": "llama"}, "model_type is 'llama'; supported: 'qwen2'"),
+        ({"model_type": "mistral"}, "model_type is 'mistral'; supported: 'qwen2', 'qwen3', 'llama'"),
+        ({"attention_bias": True}, "attention_bias is True; supported: False"),
+        ({"logit_scale": 2.0}, "logit_scale is 2.0, which the decoder does not know"),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}},
+            "which needs the numbers factor, low_freq_factor",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "factor": 2.0}},
+            "the rotary embedding is scaled by {'rope_type': 'default', 'rope_theta': 10000.0, 'factor': 2.0}",
+        ),
+        (
+            {"use_sliding_window": True, "sliding_window": None, "layer_types": ["sliding_attention"] * 3},
+            "sliding_window",
+        ),
+        ({"layer_types": ["full_attention", "chunked_attention", "full_attention"]}, "layer_types is"),
+        ({"layer_types": ["full_attention"]}, "for each of 3 layers"),
         ({"architectures": ["Qwen2ForSequenceClassification"]}, "architectures is ['Qwen2ForSequenceClassification']"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; supported: 'silu'"),
         ({"attention_dropout": 0.1}, "attention_dropout is 0.1"),
@@ -104,8 +121,6 @@ def test_the_config_of_transformers_4_is_read(tied):
         ({"rope_parameters": ..., "rope_scaling": {"type": "yarn", "factor": 4.0}}, "'yarn'"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "'linear'"),
         ({"rope_parameters": 3}, "rope_parameters is 3"),
-        ({"use_sliding_window": True, "sliding_window": 64, "layer_types": ...}, "sliding_window is 64"),
-        ({"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "layer_types is"),
         ({"num_attention_heads": ...}, "num_attention_heads is 'missing'"),
         ({"hidden_size": "48"}, "hidden_size is '48'; a whole number above 0 is right"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
@@ -121,9 +136,25 @@ def test_an_unsupported_config_is_refused_by_the_name_of_the_field(tied, fields,
     assert str(tied / "config.json") in message
 
 
-def test_a_window_that_no_layer_uses_is_no_obstacle(tied):
-    edit_config(tied, use_sliding_window=False, sliding_window=4096, layer_types=...)
-    read_decoder_config(tied)
+def test_windows_are_those_of_transformers(tied):
+    edit_config(tied, use_sliding_window=False, sliding_window=4096, max_window_layers=1, layer_types=...)
+    assert read_decoder_config(tied).windows is None
+    edit_config(tied, use_sliding_window=True)
+    assert read_decoder_config(tied).windows == (None, 4096, 4096)
+    edit_config(tied, layer_types=["sliding_attention", "full_attention", "full_attention"])
+    assert read_decoder_config(tied).windows == (4096, None, None)
+
+
+@pytest.mark.parametrize("case", ["qwen2_windows", "qwen3_tied", "qwen3_windows", "llama_scaled", "llama_tied"])
+def test_every_family_survives_the_way_out_and_in(case, tmp_path):
+    source = GOLDEN / case
+    config = read_decoder_config(source)
+    save_model(tmp_path / "saved", load(source), config, source)
+    assert read_decoder_config(tmp_path / "saved") == config
+    one, other = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "saved"))
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
 
 
 def test_a_config_that_is_missing_or_no_json_is_refused(tied):

@@ -10,18 +10,35 @@ QUERY_BLOCK = 256
 """Queries of a prompt whose scores are held at once: memory grows with the prompt's length, not with its square."""
 
 
+EVERYTHING = 2**30
+"""A window that reaches back past all positions."""
+
+Window = int | Int[Array, ""] | None
+"""How many positions a query attends to, the one before it being its own; None is all."""
+
+
+def within(query: Int[Array, "..."], key: Int[Array, "..."], window: Window) -> Bool[Array, "..."]:
+    """Whether a query at one position may attend to a key at another of the same sequence."""
+    seen = key <= query
+    return seen if window is None else seen & (query - key < window)
+
+
 def attend_causally(
-    q: Float[Array, "P G T H Dh"], k: Float[Array, "P G T K Dh"], v: Float[Array, "P G T K Dh"]
+    q: Float[Array, "P G T H Dh"],
+    k: Float[Array, "P G T K Dh"],
+    v: Float[Array, "P G T K Dh"],
+    window: Window = None,
 ) -> Float[Array, "P G T H Dh"]:
     """Each position attends to itself and those before it; a long sequence goes through in blocks of queries."""
     length = q.shape[2]
+    positions = jnp.arange(length)
     if length <= QUERY_BLOCK:
-        return attend(q, k, v, jnp.tri(length, dtype=bool))
+        return attend(q, k, v, within(positions[:, None], positions, window))
 
     @jax.checkpoint
     def attend_block(block):
         queries, start = block
-        mask = start + jnp.arange(QUERY_BLOCK)[:, None] >= jnp.arange(length)
+        mask = within(start + jnp.arange(QUERY_BLOCK)[:, None], positions, window)
         return attend(queries, k, v, mask)
 
     padded = jnp.pad(q, ((0, 0), (0, 0), (0, -length % QUERY_BLOCK), (0, 0), (0, 0)))
@@ -36,7 +53,7 @@ def attend(
     v: Float[Array, "P G U K Dh"],
     mask: Bool[Array, "T U"],
     shared: tuple[Float[Array, "P S K Dh"], Float[Array, "P S K Dh"]] | None = None,
-    seen: Bool[Array, "P S"] | None = None,
+    seen: Bool[Array, "P _ S"] | None = None,
 ) -> Float[Array, "P G T H Dh"]:
     """Softmax attention over two sets of keys at once, the completion's own and its prompt's.
 
@@ -49,7 +66,7 @@ def attend(
         v: own values.
         mask: True where query t may attend to own position u.
         shared: keys and values of the prompts.
-        seen: True on the prompt positions that count.
+        seen: True on the prompt positions that count, for each query or for all alike.
 
     Returns:
         The attended values, in the dtype of `q`.
@@ -63,7 +80,7 @@ def attend(
     if shared is not None:
         prompt_k, prompt_v = shared
         prompt_scores = jnp.einsum("pgtkrd,pskd->pkgtrs", q, prompt_k, preferred_element_type=jnp.float32)
-        prompt_scores = jnp.where(seen[:, None, None, None, None], prompt_scores, -jnp.inf)
+        prompt_scores = jnp.where(seen[:, None, None, :, None], prompt_scores, -jnp.inf)
         top = jnp.maximum(top, jax.lax.stop_gradient(prompt_scores.max(axis=-1)).swapaxes(1, 2))
     weights = jnp.exp(scores - top[..., None])
     total = weights.sum(axis=-1)
@@ -83,8 +100,9 @@ def attend_cached(
     own: Cache,
     length: Int[Array, " R"],
     shared: Cache,
-    seen: Bool[Array, "N S"],
+    prompt_length: Int[Array, " N"],
     lanes: Lanes,
+    window: Window = None,
 ) -> Float[Array, "R Q H Dh"]:
     """`attend` for decoding: the queries of R slots over their own cache and their prompts'.
 
@@ -96,8 +114,9 @@ def attend_cached(
         own: this layer's cache of the slots; the positions of the queries are already written.
         length: position of each slot's first query in its own cache.
         shared: this layer's cache of N prompts.
-        seen: True on the prompt positions that count.
+        prompt_length: positions of each prompt that count.
         lanes: which slot reads which prompt.
+        window: how far back a query sees.
     """
     slots, count, heads, width = q.shape
     prompts, kv_heads = shared.keys.shape[:2]
@@ -105,13 +124,19 @@ def attend_cached(
     q = (q * width**-0.5).reshape(slots, count, kv_heads, repeats, width)
 
     positions = jnp.repeat(length[:, None] + jnp.arange(count), repeats, axis=1)
-    visible = jnp.arange(own.values.shape[2]) <= positions[..., None]
+    visible = within(positions[..., None], jnp.arange(own.values.shape[2]), window)
     alone = _attend_part(jnp.moveaxis(q, 2, 1).reshape(slots, kv_heads, -1, width), own, visible)
     alone = [jnp.moveaxis(a.reshape(slots, kv_heads, count, repeats, -1), 1, 2) for a in alone]
 
     gathered = _take_rows(q, lanes.slot_of).reshape(prompts, -1, *q.shape[1:])
     in_lanes = jnp.moveaxis(gathered, 3, 1).reshape(prompts, kv_heads, -1, width)
-    prompt = _attend_part(in_lanes, shared, seen[:, None])
+    seen = jnp.arange(shared.values.shape[2]) < prompt_length[:, None]
+    seen = seen[:, None]
+    if window is not None:
+        # A query stands behind its whole prompt.
+        reached = _take_rows(positions, lanes.slot_of).reshape(prompts, -1) + prompt_length[:, None]
+        seen &= within(reached[..., None], jnp.arange(shared.values.shape[2]), window)
+    prompt = _attend_part(in_lanes, shared, seen)
     prompt = [jnp.moveaxis(a.reshape(prompts, kv_heads, -1, count, repeats, a.shape[-1]), 1, 3) for a in prompt]
     prompt = [_take_rows(a.reshape(-1, *a.shape[2:]), lanes.lane_of) for a in prompt]
 

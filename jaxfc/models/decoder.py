@@ -1,4 +1,4 @@
-"""The Flax decoder of the Qwen2 family, as pure functions over a shared prefix: encode, extend, decode."""
+"""The Flax decoder of Qwen2, Qwen3 and Llama 3, as pure functions over a shared prefix: encode, extend, decode."""
 
 import dataclasses
 import functools
@@ -11,16 +11,30 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxfc.config import Remat
-from jaxfc.models.attention import attend, attend_cached, attend_causally
+from jaxfc.models.attention import EVERYTHING, attend, attend_cached, attend_causally, within
 from jaxfc.models.cache import empty_cache, make_cache, write_rows
 from jaxfc.sharding import constrain, is_axes
 from jaxfc.types import Cache, Lanes, Params, Prefix, Prompts
 
 FLAT_LAYERS = 4
 """Up to this many layers the scan is laid out flat, so that XLA sees through it (no cache copies, no unused work)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """Llama 3's way to more positions: slow rotations are slowed further, fast ones stay, those between are blended."""
+
+    factor: float
+    """By how much the slowest are slowed."""
+    low_frequency: float
+    """Rotations with fewer turns than this within the original context are slow."""
+    high_frequency: float
+    """Those with more are fast."""
+    original_length: int
+    """Positions of the original context."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,8 +52,17 @@ class DecoderConfig:
     norm_epsilon: float = 1e-6
     tied: bool = True
     """The output head is the embedding."""
+    qkv_bias: bool = True
+    """Queries, keys and values have a bias, as in Qwen2."""
+    qk_norm: bool = False
+    """Queries and keys are normalised head by head, as in Qwen3."""
+    rope_scaling: RopeScaling | None = None
+    windows: tuple[int | None, ...] | None = None
+    """How many positions each layer attends to, its own included, None being all; None for all layers alike."""
 
     def __post_init__(self):
+        if self.windows is not None and len(self.windows) != self.layers:
+            raise ValueError(f"{len(self.windows)} attention windows are given for {self.layers} layers.")
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} query heads cannot share {self.kv_heads} key-value heads evenly.")
         if self.head_width % 2:
@@ -84,9 +107,12 @@ class Block(nnx.Module):
         c = self.config = config
         heads, kv_heads = c.heads * c.head_width, c.kv_heads * c.head_width
         self.attention_norm = RMSNorm(c.width, c.norm_epsilon, rngs=rngs)
-        self.q = Linear((c.width, heads), ("embed", "heads"), bias=True, rngs=rngs)
-        self.k = Linear((c.width, kv_heads), ("embed", "kv_heads"), bias=True, rngs=rngs)
-        self.v = Linear((c.width, kv_heads), ("embed", "kv_heads"), bias=True, rngs=rngs)
+        self.q = Linear((c.width, heads), ("embed", "heads"), bias=c.qkv_bias, rngs=rngs)
+        self.k = Linear((c.width, kv_heads), ("embed", "kv_heads"), bias=c.qkv_bias, rngs=rngs)
+        self.v = Linear((c.width, kv_heads), ("embed", "kv_heads"), bias=c.qkv_bias, rngs=rngs)
+        if c.qk_norm:
+            self.q_norm = RMSNorm(c.head_width, c.norm_epsilon, rngs=rngs)
+            self.k_norm = RMSNorm(c.head_width, c.norm_epsilon, rngs=rngs)
         self.o = Linear((heads, c.width), ("heads", "embed"), rngs=rngs)
         self.mlp_norm = RMSNorm(c.width, c.norm_epsilon, rngs=rngs)
         self.gate = Linear((c.width, c.hidden_width), ("embed", "hidden"), rngs=rngs)
@@ -97,6 +123,8 @@ class Block(nnx.Module):
         """Queries [P, G, T, H, Dh], keys and values [P, G, T, K, Dh], rotated to their positions."""
         x = self.attention_norm(x)
         q, k, v = (y.reshape(*x.shape[:-1], -1, self.config.head_width) for y in (self.q(x), self.k(x), self.v(x)))
+        if self.config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
         return rotate(q, rotation), rotate(k, rotation), v
 
     def finish(self, x: Float[Array, "P G T D"], attended: Float[Array, "P G T H Dh"]) -> Float[Array, "P G T D"]:
@@ -123,8 +151,18 @@ def rotation_at(positions: Int[Array, "P G T"], config: DecoderConfig) -> tuple[
     """Cosine and sine, [P, G, T, 1, Dh / 2] in float32, of rotary embedding. RoFormer, arXiv:2104.09864."""
     half = config.head_width // 2
     frequencies = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    if config.rope_scaling is not None:
+        frequencies = _slowed(frequencies, config.rope_scaling)
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
     return jnp.cos(angles), jnp.sin(angles)
+
+
+def _slowed(frequencies: Float[Array, " F"], scaling: RopeScaling) -> Float[Array, " F"]:
+    """Frequencies in radians per position, for a longer context. Llama 3.1, arXiv:2407.21783, and its released code."""
+    turns = scaling.original_length * frequencies / (2 * math.pi)
+    kept = (turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency)
+    kept = jnp.clip(kept, 0, 1)
+    return kept * frequencies + (1 - kept) * frequencies / scaling.factor
 
 
 def rotate(x: Float[Array, "P G T N Dh"], rotation: tuple[Array, Array]) -> Float[Array, "P G T N Dh"]:
@@ -208,10 +246,10 @@ class Decoder:
         x = self._embed(params, prompts.tokens[:, None])
         rotation = rotation_at(jnp.arange(prompts.tokens.shape[1])[None, None], self.config)
 
-        def layer(x, _, block):
+        def layer(x, _, block, window):
             q, k, v = block.project(x, rotation)
             # Padding is on the right, so the causal mask alone keeps it from every token that counts.
-            return block.finish(x, self._of_attention(attend_causally)(q, k, v)), (k[:, 0], v[:, 0])
+            return block.finish(x, self._of_attention(attend_causally)(q, k, v, window)), (k[:, 0], v[:, 0])
 
         return self._scan(layer, params, x)[1]
 
@@ -224,10 +262,14 @@ class Decoder:
         x = self._embed(params, jnp.concatenate([first, tokens[..., :-1]], axis=-1))
         positions = prefix.lengths[:, None, None] + jnp.arange(length)
         rotation = rotation_at(positions, self.config)
-        causal, seen = jnp.tri(length, dtype=bool), _seen(prefix)
+        own, prompt = jnp.arange(length), jnp.arange(prefix.keys.shape[2])
 
-        def layer(x, shared, block):
+        def layer(x, shared, block, window):
             q, k, v = block.project(x, rotation)
+            causal = within(own[:, None], own, window)
+            seen = (prompt < prefix.lengths[:, None])[:, None]
+            if window is not None:
+                seen &= within(positions[:, 0, :, None], prompt, window)
             attended = self._of_attention(attend)(q, k, v, causal, shared, seen)
             return block.finish(x, attended), None
 
@@ -296,13 +338,12 @@ class Decoder:
         starts = jnp.repeat(prompt_lengths.reshape(lanes.lane_of.shape[0], -1), lanes_each, axis=1)
         starts = jnp.take_along_axis(starts, lanes.lane_of, axis=1).reshape(-1)
         rotation = rotation_at((starts + lengths)[:, None, None] + jnp.arange(tokens.shape[1]), self.config)
-        seen = jnp.arange(shared[0].values.shape[2]) < prompt_lengths[:, None]
 
-        def layer(x, xs, block):
+        def layer(x, xs, block, window):
             own, shared = xs
             q, k, v = (a[:, 0] for a in block.project(x, rotation))
             own = write_rows(own, k, v, lengths)
-            attended = attend_cached(q, own, lengths, shared, seen, lanes)
+            attended = attend_cached(q, own, lengths, shared, prompt_lengths, lanes, window)
             return block.finish(x, attended[:, None]), own
 
         x, own = self._scan(layer, weights, x, tuple(zip(own, shared, strict=True)))
@@ -322,25 +363,28 @@ class Decoder:
         return nnx.merge(self._norm, nnx.State(params["norm"]))(x)
 
     def _scan(self, layer, params: Params, carry, xs=None):
-        """Scan `layer(carry, xs, block) -> (carry, ys)` over the blocks: stacked, or apart with xs and ys in tuples."""
+        """Scan `layer(carry, xs, block, window) -> (carry, ys)` over the blocks.
+
+        They are stacked, or apart with xs and ys in tuples.
+        """
 
         def body(carry, inputs):
-            block_params, xs = inputs
-            return layer(carry, xs, nnx.merge(self._block, nnx.State(block_params)))
+            block_params, xs, window = inputs
+            return layer(carry, xs, nnx.merge(self._block, nnx.State(block_params)), window)
 
+        windows = self.config.windows
         if isinstance(params["blocks"], tuple):
+            none = (None,) * self.config.layers
             ys = []
-            for inputs in zip(params["blocks"], xs or (None,) * self.config.layers, strict=True):
+            for inputs in zip(params["blocks"], xs or none, windows or none, strict=True):
                 carry, y = body(carry, inputs)
                 ys.append(y)
             return carry, tuple(ys)
         body = self._of_layer(body)
         layers = self.config.layers
-        return jax.lax.scan(body, carry, (params["blocks"], xs), unroll=layers if layers <= FLAT_LAYERS else 1)
-
-
-def _seen(prefix: Prefix) -> Bool[Array, "P S"]:
-    return jnp.arange(prefix.keys.shape[2]) < prefix.lengths[:, None]
+        if windows is not None:
+            windows = jnp.array([EVERYTHING if window is None else window for window in windows])
+        return jax.lax.scan(body, carry, (params["blocks"], xs, windows), unroll=layers if layers <= FLAT_LAYERS else 1)
 
 
 @functools.cache

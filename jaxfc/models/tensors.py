@@ -56,7 +56,10 @@ def stored_tensors(config: DecoderConfig) -> dict:
         kernel = {"kernel": Stored(f"model.layers.{{}}.{name}.weight", transposed=True)}
         return kernel | ({"bias": Stored(f"model.layers.{{}}.{name}.bias")} if bias else {})
 
-    blocks = {name: linear(f"self_attn.{name}_proj", bias=True) for name in "qkv"}
+    blocks = {name: linear(f"self_attn.{name}_proj", bias=config.qkv_bias) for name in "qkv"}
+    if config.qk_norm:
+        norms = {name: Stored(f"model.layers.{{}}.self_attn.{name}.weight") for name in ("q_norm", "k_norm")}
+        blocks |= {name: {"scale": norm} for name, norm in norms.items()}
     blocks |= {"o": linear("self_attn.o_proj")}
     blocks |= {name: linear(f"mlp.{name}_proj") for name in ("gate", "up", "down")}
     blocks["attention_norm"] = {"scale": Stored("model.layers.{}.input_layernorm.weight")}

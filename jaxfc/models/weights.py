@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 from jaxfc.command import InputError
 from jaxfc.files import explain_failure, sha256_of
 from jaxfc.metrics import is_writer
+from jaxfc.models.architecture import config_fields
 from jaxfc.models.decoder import Decoder, DecoderConfig
 from jaxfc.models.tensors import (
     CONFIG,
@@ -37,15 +38,6 @@ from jaxfc.models.tensors import (
 from jaxfc.sharding import shardings
 from jaxfc.types import Params
 
-SUPPORTED = {
-    "model_type": ("qwen2",),
-    "architectures": (["Qwen2ForCausalLM"], None),
-    "hidden_act": ("silu", None),
-    "attention_dropout": (0, None),
-    "quantization_config": (None,),
-    "use_mrope": (False, None),
-}
-"""Fields of config.json -> the values that the decoder implements; None is an absent field."""
 COPIED = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -58,40 +50,6 @@ COPIED = (
     "generation_config.json",
 )
 """What a saved model takes over from the directory that it came from."""
-
-
-def read_decoder_config(folder: Path) -> DecoderConfig:
-    """The architecture that a Hugging Face `config.json` of the Qwen2 family describes.
-
-    Raises:
-        InputError: the file is missing or broken, or asks for something that the decoder does not do.
-    """
-    path = folder / CONFIG
-    fields = read_json(path)
-    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise InputError(f"{path}: rope_parameters is {rope!r}; an object with rope_theta is right.")
-    _refuse_unsupported(path, fields, rope)
-    heads = _size(path, fields, "num_attention_heads")
-    width = _size(path, fields, "hidden_size")
-    if fields.get("head_dim") is None and width % heads:
-        raise InputError(f"{path}: hidden_size {width} is not divisible by num_attention_heads {heads}; give head_dim.")
-    sizes = {
-        "vocab_size": _size(path, fields, "vocab_size"),
-        "width": width,
-        "hidden_width": _size(path, fields, "intermediate_size"),
-        "layers": _size(path, fields, "num_hidden_layers"),
-        "heads": heads,
-        "kv_heads": _size(path, fields, "num_key_value_heads", default=heads),
-        "head_width": _size(path, fields, "head_dim", default=width // heads),
-    }
-    theta = _positive(path, fields | rope, "rope_theta", 10_000.0)
-    epsilon = _positive(path, fields, "rms_norm_eps", 1e-6)
-    tied = bool(fields.get("tie_word_embeddings", False))
-    try:
-        return DecoderConfig(**sizes, rope_theta=theta, norm_epsilon=epsilon, tied=tied)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 def load_params(folder: Path, decoder: Decoder, mesh: Mesh) -> Params:
@@ -159,41 +117,6 @@ def digest_of(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _refuse_unsupported(path: Path, fields: dict, rope: dict):
-    faults = [
-        f"{name} is {fields.get(name)!r}; supported: {values[0]!r}."
-        for name, values in SUPPORTED.items()
-        if fields.get(name) not in values
-    ]
-    plain = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1.0}
-    scaled = {name: value for name, value in rope.items() if name != "rope_theta" and plain.get(name) != value}
-    if scaled:
-        faults.append(f"the rotary embedding is scaled by {scaled!r}; supported: rope_type 'default' and nothing more.")
-    layer_types = fields.get("layer_types") or []
-    if any(kind != "full_attention" for kind in layer_types):
-        faults.append(f"layer_types is {layer_types!r}; supported: 'full_attention' in every layer.")
-    if fields.get("use_sliding_window") and fields.get("sliding_window") is not None and not layer_types:
-        faults.append(
-            f"sliding_window is {fields['sliding_window']!r} and in use; supported: use_sliding_window false."
-        )
-    if faults:
-        raise InputError("\n  ".join([f"{path}: this model is not supported:", *faults]))
-
-
-def _size(path: Path, fields: dict, name: str, default: int | None = None) -> int:
-    value = default if fields.get(name) is None else fields[name]
-    if type(value) is not int or value < 1:
-        raise InputError(f"{path}: {name} is {fields.get(name, 'missing')!r}; a whole number above 0 is right.")
-    return value
-
-
-def _positive(path: Path, fields: dict, name: str, default: float) -> float:
-    value = default if fields.get(name) is None else fields[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise InputError(f"{path}: {name} is {value!r}; a number above 0 is right.")
-    return float(value)
-
-
 def _check_placement(mesh: Mesh, shapes: dict, placed: dict):
     for (path, leaf), sharding in zip(jax.tree.leaves_with_path(shapes), jax.tree.leaves(placed), strict=True):
         parts = [mesh.shape[axis] if axis else 1 for axis in sharding.spec]
@@ -249,26 +172,9 @@ def _on_host(params: Params, config: DecoderConfig, dtype: str) -> dict[str, np.
 
 def _config_fields(config: DecoderConfig, source: Path, dtype: str) -> dict[str, Any]:
     fields = read_json(source / CONFIG) if (source / CONFIG).is_file() else _special_tokens(source)
-    # Both transformers 4 and 5 read a rope_theta at top level; only 5 reads rope_parameters.
     for name in ("rope_parameters", "rope_scaling", "layer_types", "dtype", "transformers_version"):
         fields.pop(name, None)
-    return fields | {
-        "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
-        "hidden_act": "silu",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "intermediate_size": config.hidden_width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_width,
-        "rope_theta": config.rope_theta,
-        "rms_norm_eps": config.norm_epsilon,
-        "tie_word_embeddings": config.tied,
-        "use_sliding_window": False,
-        "torch_dtype": dtype,
-    }
+    return fields | config_fields(config) | {"torch_dtype": dtype}
 
 
 def _special_tokens(source: Path) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The decoder against transformers' Qwen2: committed logits, and a live comparison where torch is installed."""
+"""The decoder against transformers' models: committed logits, and a live comparison where torch is installed."""
 
 import functools
 import runpy
@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxfc.models.architecture import read_decoder_config
 from jaxfc.models.decoder import Decoder
-from jaxfc.models.weights import load_params, read_decoder_config, save_model
+from jaxfc.models.weights import load_params, save_model
 from jaxfc.sharding import make_mesh
 from jaxfc.types import Prompts
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-CASES = ["tied", "untied"]
+CASES = ["qwen2_tied", "qwen2_untied", "qwen2_windows", "qwen3_tied", "qwen3_windows", "llama_scaled", "llama_tied"]
 
 
 def load(folder: Path):
@@ -45,9 +46,9 @@ def logits_after(decoder: Decoder, params, tokens: np.ndarray, prompt_length: in
 
 @pytest.mark.parametrize("case", CASES)
 def test_logits_equal_those_that_transformers_gave(case):
-    golden = np.load(GOLDEN / f"qwen2_{case}.npz")
-    model = load(GOLDEN / f"qwen2_{case}")
-    for prompt_length in (1, 7, 18):
+    golden = np.load(GOLDEN / f"{case}.npz")
+    model = load(GOLDEN / case)
+    for prompt_length in (1, 7, golden["tokens"].shape[1] - 2):
         ours = logits_after(*model, golden["tokens"], prompt_length)
         np.testing.assert_allclose(ours, golden["logits"][:, prompt_length - 1 : -1], atol=1e-4, rtol=0)
 
@@ -55,7 +56,7 @@ def test_logits_equal_those_that_transformers_gave(case):
 @pytest.fixture
 def maker():
     pytest.importorskip("torch", reason="torch is not installed; jaxfc does not need it, the live comparison does")
-    return runpy.run_path(str(GOLDEN / "make_qwen2.py"))
+    return runpy.run_path(str(GOLDEN / "make_models.py"))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -72,12 +73,12 @@ def test_logits_equal_those_of_transformers_now(case, maker, tmp_path):
 def test_transformers_loads_what_we_save(case, dtype, maker, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    source = GOLDEN / f"qwen2_{case}"
+    source = GOLDEN / case
     decoder, params = load(source)
     save_model(tmp_path / "saved", params, decoder.config, source, dtype)
     model, report = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", output_loading_info=True)
     assert not any(report.values()), report
     assert str(model.dtype) == f"torch.{dtype}"
-    golden = np.load(GOLDEN / f"qwen2_{case}.npz")
+    golden = np.load(GOLDEN / f"{case}.npz")
     logits = maker["logits_of"](model.float().eval(), golden["tokens"])
     np.testing.assert_allclose(logits, golden["logits"], atol=1e-4, rtol=0)
