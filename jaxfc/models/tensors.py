@@ -1,7 +1,7 @@
 """The files of a Hugging Face model directory: which tensor holds which parameter, and what is wrong with them."""
 
-import contextlib
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -96,13 +96,20 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(places.values()))] if places else [folder / WEIGHTS]
 
 
-def open_weights(folder: Path, stack: contextlib.ExitStack, expected: dict[str, list[int]]):
-    """Tensor name -> its file, open until the stack ends; and a line for all that is not as expected."""
+def find_tensors(folder: Path, expected: dict[str, list[int]]) -> dict[str, Path]:
+    """Tensor name -> the file that holds it.
+
+    Raises:
+        InputError: all that is wrong: files missing or truncated, tensors missing, misshapen or one too many.
+    """
     places, tensors, faults, unread = _weight_map(folder) or {}, {}, [], set()
     for path in weight_files(folder):
         try:
-            file = stack.enter_context(safe_open(path, framework="np"))
-            tensors |= dict.fromkeys(file.keys(), (path.name, file))
+            with safe_open(path, framework="np") as file:
+                here = dict.fromkeys(file.keys(), path)
+                for name in filter(here.__contains__, expected):
+                    faults += _tensor_faults(name, expected[name], path.name, file.get_slice(name))
+                tensors |= here
         except FileNotFoundError:
             faults.append(f"{path.name}: no such file; weights are read from safetensors files.")
             unread.add(path.name)
@@ -111,18 +118,43 @@ def open_weights(folder: Path, stack: contextlib.ExitStack, expected: dict[str, 
             faults.append(f"{path.name}: truncated at {size} bytes, or no safetensors file ({error}).")
             unread.add(path.name)
     for name, shape in expected.items():
-        if name in tensors:
-            faults += _tensor_faults(name, shape, *tensors[name])
-        elif (file_name := places.get(name, INDEX if places else WEIGHTS)) not in unread:
+        file_name = places.get(name, INDEX if places else WEIGHTS)
+        if name not in tensors and file_name not in unread:
             faults.append(f"{file_name}: has no {name} {shape}.")
     extra = tensors.keys() - expected.keys()
     if "lm_head.weight" in extra and _equal(tensors, "lm_head.weight", "model.embed_tokens.weight"):
         extra.remove("lm_head.weight")
-    return tensors, faults + [f"{tensors[name][0]}: {name} belongs to no part of this model." for name in sorted(extra)]
+    faults += [f"{tensors[name].name}: {name} belongs to no part of this model." for name in sorted(extra)]
+    if faults:
+        raise InputError("\n  ".join([f"{folder}: the weights do not fit its {CONFIG}:", *faults]))
+    return tensors
 
 
-def _tensor_faults(name: str, shape: list[int], file_name: str, file) -> list[str]:
-    found, faults = file.get_slice(name), []
+def read_tensor(path: Path, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
+    """A tensor, or a part of it, in the type that it is stored in.
+
+    The file is open only meanwhile: what is mapped of an open one counts as memory of the process.
+    """
+    with safe_open(path, framework="np") as file:
+        return file.get_slice(name)[index or ...]
+
+
+def contents_digest(folder: Path) -> str:
+    """sha256, as hex, over the tensors of a model directory, however they are spread over files."""
+    digest = hashlib.sha256()
+    places = {}
+    for path in weight_files(folder):
+        with safe_open(path, framework="np") as file:
+            places |= dict.fromkeys(file.keys(), path)
+    for name in sorted(places):
+        tensor = np.ascontiguousarray(read_tensor(places[name], name))
+        digest.update(f"{name} {tensor.dtype.name} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.view(np.uint8))
+    return digest.hexdigest()
+
+
+def _tensor_faults(name: str, shape: list[int], file_name: str, found) -> list[str]:
+    faults = []
     if found.get_shape() != shape:
         faults.append(f"{file_name}: {name} is {found.get_shape()}; {CONFIG} makes it {shape}.")
     if found.get_dtype() not in READABLE:
@@ -130,5 +162,5 @@ def _tensor_faults(name: str, shape: list[int], file_name: str, file) -> list[st
     return faults
 
 
-def _equal(tensors: dict, one: str, other: str) -> bool:
-    return other in tensors and np.array_equal(*(tensors[name][1].get_tensor(name) for name in (one, other)))
+def _equal(tensors: dict[str, Path], one: str, other: str) -> bool:
+    return other in tensors and np.array_equal(*(read_tensor(tensors[name], name) for name in (one, other)))

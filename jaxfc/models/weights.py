@@ -10,13 +10,14 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
@@ -27,10 +28,12 @@ from jaxfc.models.architecture import config_fields
 from jaxfc.models.decoder import Decoder, DecoderConfig
 from jaxfc.models.tensors import (
     CONFIG,
+    INDEX,
     WEIGHTS,
     Stored,
-    open_weights,
+    find_tensors,
     read_json,
+    read_tensor,
     stored_tensors,
     tensor_shapes,
     weight_files,
@@ -38,6 +41,8 @@ from jaxfc.models.tensors import (
 from jaxfc.sharding import shardings
 from jaxfc.types import Params
 
+FILE_BYTES = 2**30
+"""Size of a file of weights, unless one tensor is larger; as much is held on the host while it is written."""
 COPIED = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -68,11 +73,8 @@ def load_params(folder: Path, decoder: Decoder, mesh: Mesh) -> Params:
     shapes = jax.eval_shape(lambda: decoder.init(jax.random.key(0)))
     placed = shardings(mesh, decoder.axes)
     _check_placement(mesh, shapes, placed)
-    with contextlib.ExitStack() as stack:
-        tensors, faults = open_weights(folder, stack, tensor_shapes(stored, shapes))
-        if faults:
-            raise InputError("\n  ".join([f"{folder}: the weights do not fit its {CONFIG}:", *faults]))
-        return jax.tree.map(functools.partial(_place, tensors), stored, shapes, placed)
+    files = find_tensors(folder, tensor_shapes(stored, shapes))
+    return jax.tree.map(functools.partial(_load, files), stored, shapes, placed)
 
 
 def save_model(
@@ -99,11 +101,11 @@ def save_model(
     """
     if folder.exists() and not (folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.iterdir()))):
         raise InputError(f"{folder}: is there already and is no model directory; give a path that is free.")
-    tensors = _on_host(params, config, dtype)
-    if is_writer():
-        with explain_failure(folder, "write the model in"):
-            texts = {CONFIG: json.dumps(_config_fields(config, source, dtype), indent=2, sort_keys=True) + "\n"}
-            _write_directory(folder, tensors, texts | dict(beside or {}), source)
+    texts = {CONFIG: json.dumps(_config_fields(config, source, dtype), indent=2, sort_keys=True) + "\n"}
+    with explain_failure(folder, "write the model in"), _new_directory(folder) as new:
+        _write_weights(new, _files(params, config, dtype), dtype)
+        if new is not None:
+            _write_beside(new, texts | dict(beside or {}), source)
     multihost_utils.sync_global_devices(f"saved {folder}")
 
 
@@ -128,46 +130,85 @@ def _check_placement(mesh: Mesh, shapes: dict, placed: dict):
             )
 
 
-def _place(tensors: dict, stored: Stored, shape: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.Array:
-    names, parts = stored.names(shape.shape), {}
+def _load(files: dict, stored: Stored, shape: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.Array:
+    """One parameter, put together on the devices from its tensors, one at a time."""
+
+    def converted(tensor: jax.Array) -> jax.Array:
+        return (tensor.T if stored.transposed else tensor).astype(jnp.float32)
+
+    if "{}" not in stored.name:
+        tensor = _read(files[stored.name], stored, stored.name, shape.shape, sharding)
+        return jax.jit(converted, out_shardings=sharding)(tensor)
+
+    def put(layers: jax.Array, tensor: jax.Array, layer) -> jax.Array:
+        return jax.lax.dynamic_update_index_in_dim(layers, converted(tensor), layer, 0)
+
+    layers = jax.jit(lambda: jnp.zeros(shape.shape), out_shardings=sharding)()
+    put = jax.jit(put, donate_argnums=0, out_shardings=sharding)
+    of_layer = NamedSharding(sharding.mesh, Spec(*sharding.spec[1:]))
+    for number, name in enumerate(stored.names(shape.shape)):
+        layers = put(layers, _read(files[name], stored, name, shape.shape[1:], of_layer), number)
+        layers.block_until_ready()
+    return layers
+
+
+def _read(path: Path, stored: Stored, name: str, shape: tuple[int, ...], sharding: NamedSharding) -> jax.Array:
+    """A tensor as it is stored, on the devices, each of which is given its part; `shape` is that of the parameter."""
+    parts = {}
+    if stored.transposed:
+        shape, sharding = shape[::-1], NamedSharding(sharding.mesh, Spec(*sharding.spec[::-1]))
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
         # Devices that hold the same part, replicas, share one reading of it.
-        key = tuple(part.indices(size) for part, size in zip(index, shape.shape, strict=True))
+        key = tuple(part.indices(size) for part, size in zip(index, shape, strict=True))
         if key not in parts:
-            parts[key] = _read(tensors, stored, names, index)
+            parts[key] = read_tensor(path, name, index)
         return parts[key]
 
-    return jax.make_array_from_callback(shape.shape, sharding, read)
+    return jax.make_array_from_callback(shape, sharding, read)
 
 
-def _read(tensors: dict, stored: Stored, names: list[str], index: tuple[slice, ...]) -> np.ndarray:
-    """One device's part of a parameter, in float32."""
+class _Piece(NamedTuple):
+    """A tensor to be written."""
 
-    def piece(name: str, index: tuple[slice, ...]) -> np.ndarray:
-        part = tensors[name][1].get_slice(name)[index[::-1] if stored.transposed else index]
-        return (part.T if stored.transposed else part).astype(np.float32)
+    name: str
+    array: jax.Array
+    """The parameter that it is, or is a layer of."""
+    layer: int | None
+    transposed: bool
 
-    if "{}" not in stored.name:
-        return np.ascontiguousarray(piece(names[0], index))
-    return np.stack([piece(name, index[1:]) for name in names[index[0]]])
+    def size(self, dtype: str) -> int:
+        """Bytes."""
+        count = self.array.size if self.layer is None else self.array[0].size
+        return count * jnp.dtype(dtype).itemsize
+
+    def on_host(self, dtype: str) -> np.ndarray:
+        """The tensor, whole, on every process."""
+        array = (self.array if self.layer is None else self.array[self.layer]).astype(dtype)
+        whole = array if array.is_fully_addressable else multihost_utils.process_allgather(array, tiled=True)
+        whole = np.asarray(whole)
+        return np.ascontiguousarray(whole.T if self.transposed else whole)
 
 
-def _on_host(params: Params, config: DecoderConfig, dtype: str) -> dict[str, np.ndarray]:
-    """Tensors by their Hugging Face names, whole, in the given type, on every process."""
-    tensors = {}
+def _files(params: Params, config: DecoderConfig, dtype: str) -> list[list[_Piece]]:
+    """What goes into each file: tensors in turn, as many as fit."""
+    files, room = [[]], FILE_BYTES
 
-    def gather(stored: Stored, array):
-        array = jnp.asarray(array).astype(dtype)
-        whole = (
-            np.asarray(array) if array.is_fully_addressable else multihost_utils.process_allgather(array, tiled=True)
-        )
-        pieces = whole if "{}" in stored.name else whole[None]
-        for name, piece in zip(stored.names(whole.shape), pieces, strict=True):
-            tensors[name] = np.ascontiguousarray(piece.T if stored.transposed else piece)
+    def add(stored: Stored, array):
+        nonlocal room
+        array = jnp.asarray(array)
+        layered = "{}" in stored.name
+        for layer, name in enumerate(stored.names(array.shape)):
+            piece = _Piece(name, array, layer if layered else None, stored.transposed)
+            size = piece.size(dtype)
+            if files[-1] and size > room:
+                files.append([])
+                room = FILE_BYTES
+            files[-1].append(piece)
+            room -= size
 
-    jax.tree.map(gather, stored_tensors(config), params)
-    return tensors
+    jax.tree.map(add, stored_tensors(config), params)
+    return files
 
 
 def _config_fields(config: DecoderConfig, source: Path, dtype: str) -> dict[str, Any]:
@@ -188,6 +229,24 @@ def _special_tokens(source: Path) -> dict[str, int]:
     return {f"{kind}_token_id": ids[token] for kind, token in special.items() if token in ids}
 
 
+def _write_weights(folder: Path | None, files: list[list[_Piece]], dtype: str):
+    """Write file after file; a process that has no folder only gives its part of each tensor."""
+    places, total = {}, 0
+    for number, pieces in enumerate(files, 1):
+        name = WEIGHTS if len(files) == 1 else f"model-{number:05}-of-{len(files):05}.safetensors"
+        tensors = {}
+        for piece in pieces:
+            tensor = piece.on_host(dtype)
+            if folder is not None:
+                tensors[piece.name], places[piece.name] = tensor, name
+                total += tensor.nbytes
+        if folder is not None:
+            _write_tensors(folder / name, tensors)
+    if folder is not None and len(files) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def _write_tensors(path: Path, tensors: dict[str, np.ndarray]):
     try:
         save_file(tensors, path, metadata={"format": "pt"})
@@ -197,17 +256,25 @@ def _write_tensors(path: Path, tensors: dict[str, np.ndarray]):
         raise OSError(int(code[1]) if code else errno.EIO, str(error)) from None
 
 
-def _write_directory(folder: Path, tensors: dict[str, np.ndarray], texts: dict[str, str], source: Path):
+def _write_beside(folder: Path, texts: dict[str, str], source: Path):
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    for name in COPIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+@contextlib.contextmanager
+def _new_directory(folder: Path):
+    """A directory that takes the place of `folder` when the block ends well; None for processes that do not write."""
+    if not is_writer():
+        yield None
+        return
     folder = folder.resolve()
     new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("new", "old"))
     try:
         new.mkdir(parents=True)
-        _write_tensors(new / WEIGHTS, tensors)
-        for name, text in texts.items():
-            (new / name).write_text(text, encoding="utf-8")
-        for name in COPIED:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, new / name)
+        yield new
         for path in new.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
