@@ -11,6 +11,7 @@ from jaxfc.command import InputError, dump, load
 from jaxfc.config import Mesh, Model, Prompt
 from jaxfc.data.prompts import Tokenizer
 from jaxfc.models.architecture import read_decoder_config
+from jaxfc.models.converted import holds_params, restore_params
 from jaxfc.models.decoder import Decoder
 from jaxfc.models.weights import digest_of, load_params, save_model
 from jaxfc.sharding import make_mesh, replicated
@@ -65,7 +66,7 @@ def open_workspace(model: Model, mesh: Mesh, prompt: Prompt | None) -> Workspace
         tokenizer,
         prompt or saved_prompt(source),
         decoder,
-        load_params(source, decoder, devices),
+        (restore_params if holds_params(source) else load_params)(source, decoder, devices),
         digest_of(source),
     )
 

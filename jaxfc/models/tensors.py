@@ -14,7 +14,10 @@ from jaxfc.command import InputError
 from jaxfc.models.decoder import DecoderConfig
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-READABLE = ("BF16", "F16", "F32")
+PARAMS = "params"
+"""Folder of the parameters in a model that `scripts/convert.py` has made."""
+READABLE = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+"""Types of tensors in safetensors files -> their names here."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -147,10 +150,24 @@ def contents_digest(folder: Path) -> str:
         with safe_open(path, framework="np") as file:
             places |= dict.fromkeys(file.keys(), path)
     for name in sorted(places):
-        tensor = np.ascontiguousarray(read_tensor(places[name], name))
-        digest.update(f"{name} {tensor.dtype.name} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.view(np.uint8))
+        add_tensor(digest, name, read_tensor(places[name], name))
     return digest.hexdigest()
+
+
+def add_tensor(digest, name: str, tensor: np.ndarray):
+    """Let a hashlib digest take in a tensor: its name, type, shape and numbers."""
+    digest.update(f"{name} {tensor.dtype.name} {list(tensor.shape)}\n".encode())
+    digest.update(np.ascontiguousarray(tensor).view(np.uint8))
+
+
+def stored_dtype(folder: Path) -> str:
+    """The type that all tensors of a model directory have; float32, which holds them all, where they differ."""
+    kinds = set()
+    for path in weight_files(folder):
+        with safe_open(path, framework="np") as file:
+            names = list(file.keys())
+            kinds |= {file.get_slice(name).get_dtype() for name in names}
+    return READABLE[kinds.pop()] if len(kinds) == 1 and kinds <= READABLE.keys() else "float32"
 
 
 def _tensor_faults(name: str, shape: list[int], file_name: str, found) -> list[str]:

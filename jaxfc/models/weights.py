@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -29,8 +30,10 @@ from jaxfc.models.decoder import Decoder, DecoderConfig
 from jaxfc.models.tensors import (
     CONFIG,
     INDEX,
+    PARAMS,
     WEIGHTS,
     Stored,
+    add_tensor,
     find_tensors,
     read_json,
     read_tensor,
@@ -82,7 +85,7 @@ def save_model(
     params: Params,
     config: DecoderConfig,
     source: Path,
-    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
     beside: Mapping[str, str] | None = None,
 ):
     """Write a Hugging Face directory that transformers loads: complete, or not there at all. Call it on every process.
@@ -101,18 +104,27 @@ def save_model(
     """
     if folder.exists() and not (folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.iterdir()))):
         raise InputError(f"{folder}: is there already and is no model directory; give a path that is free.")
-    texts = {CONFIG: json.dumps(_config_fields(config, source, dtype), indent=2, sort_keys=True) + "\n"}
+    texts = {CONFIG: json.dumps(model_fields(config, source, dtype), indent=2, sort_keys=True) + "\n"}
     with explain_failure(folder, "write the model in"), _new_directory(folder) as new:
         _write_weights(new, _files(params, config, dtype), dtype)
         if new is not None:
-            _write_beside(new, texts | dict(beside or {}), source)
+            write_beside(new, texts | dict(beside or {}), source)
     multihost_utils.sync_global_devices(f"saved {folder}")
 
 
-def digest_of(folder: Path) -> str:
-    """sha256, as hex, over config.json and the weights of a model directory."""
+def params_digest(params: Params, config: DecoderConfig, dtype: str) -> str:
+    """`tensors.contents_digest` of the directory that `save_model` would write, without writing it."""
     digest = hashlib.sha256()
-    for path in (folder / CONFIG, *weight_files(folder)):
+    for piece in sorted(itertools.chain(*_files(params, config, dtype)), key=lambda piece: piece.name):
+        add_tensor(digest, piece.name, piece.on_host(dtype))
+    return digest.hexdigest()
+
+
+def digest_of(folder: Path) -> str:
+    """sha256, as hex, over config.json and the weights of a model directory, of either format."""
+    digest = hashlib.sha256()
+    converted = sorted(path for path in (folder / PARAMS).rglob("*") if path.is_file())
+    for path in (folder / CONFIG, *(converted or weight_files(folder))):
         if not path.is_file():
             raise InputError(f"{path}: no such file, but it belongs to the model.")
         digest.update(sha256_of(path).encode())
@@ -211,7 +223,8 @@ def _files(params: Params, config: DecoderConfig, dtype: str) -> list[list[_Piec
     return files
 
 
-def _config_fields(config: DecoderConfig, source: Path, dtype: str) -> dict[str, Any]:
+def model_fields(config: DecoderConfig, source: Path, dtype: str) -> dict[str, Any]:
+    """The fields of a saved model's `config.json`: those of the source, with the architecture's over them."""
     fields = read_json(source / CONFIG) if (source / CONFIG).is_file() else _special_tokens(source)
     for name in ("rope_parameters", "rope_scaling", "layer_types", "dtype", "transformers_version"):
         fields.pop(name, None)
@@ -256,7 +269,8 @@ def _write_tensors(path: Path, tensors: dict[str, np.ndarray]):
         raise OSError(int(code[1]) if code else errno.EIO, str(error)) from None
 
 
-def _write_beside(folder: Path, texts: dict[str, str], source: Path):
+def write_beside(folder: Path, texts: dict[str, str], source: Path):
+    """Write what belongs to a model beside its weights: these texts, and what the source has of `COPIED`."""
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     for name in COPIED:
