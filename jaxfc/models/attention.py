@@ -47,6 +47,22 @@ def attend_causally(
     return jnp.moveaxis(out, 0, 2).reshape(padded.shape)[:, :, :length]
 
 
+def attend_shared(
+    q: Float[Array, "P G T H Dh"],
+    k: Float[Array, "P G T K Dh"],
+    v: Float[Array, "P G T K Dh"],
+    shared: tuple[Float[Array, "P S K Dh"], Float[Array, "P S K Dh"]],
+    lengths: Int[Array, " P"],
+    window: Window = None,
+) -> Float[Array, "P G T H Dh"]:
+    """Each completion attends to its prompt, of `lengths` positions, and causally to itself, which comes after."""
+    own, prompt = jnp.arange(q.shape[2]), jnp.arange(shared[0].shape[1])
+    seen = (prompt < lengths[:, None])[:, None]
+    if window is not None:
+        seen &= within((lengths[:, None] + own)[..., None], prompt, window)
+    return attend(q, k, v, within(own[:, None], own, window), shared, seen)
+
+
 def attend(
     q: Float[Array, "P G T H Dh"],
     k: Float[Array, "P G U K Dh"],

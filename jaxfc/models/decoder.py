@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxfc.config import Remat
-from jaxfc.models.attention import EVERYTHING, attend, attend_cached, attend_causally, within
+from jaxfc.models.attention import EVERYTHING, attend_cached, attend_causally, attend_shared
 from jaxfc.models.cache import empty_cache, make_cache, write_rows
 from jaxfc.sharding import constrain, is_axes
 from jaxfc.types import Cache, Lanes, Params, Prefix, Prompts
@@ -193,6 +193,23 @@ def rematerialisation(remat: Remat) -> tuple[Callable, Callable]:
     typing.assert_never(remat)
 
 
+def attention_of(config: DecoderConfig, mesh: Mesh | None) -> tuple[Callable, Callable]:
+    """`attend_causally` and `attend_shared` as the mesh's devices do them best: on TPU by a kernel, but for windows."""
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    if platform != "tpu" or config.windows is not None:
+        return attend_causally, attend_shared
+    # Its import costs half a second and is of no use elsewhere.
+    from jaxfc.models import splash
+
+    def causally(q, k, v, window):
+        return splash.attend_causally(q, k, v, mesh=mesh)
+
+    def shared(q, k, v, prompt, lengths, window):
+        return splash.attend_shared(q, k, v, prompt, lengths, mesh=mesh)
+
+    return causally, shared
+
+
 def _kept(function: Callable) -> Callable:
     return function
 
@@ -214,6 +231,7 @@ class Decoder:
         """
         self.config, self.dtype, self.mesh = config, dtype, mesh
         self._of_layer, self._of_attention = rematerialisation(remat)
+        self._causally, self._shared = attention_of(config, mesh)
         abstract = nnx.eval_shape(lambda: Network(config, rngs=nnx.Rngs(0)))
         _, variables = nnx.split(abstract)
         self._block, _ = nnx.split(nnx.eval_shape(lambda: Block(config, rngs=nnx.Rngs(0))))
@@ -249,7 +267,7 @@ class Decoder:
         def layer(x, _, block, window):
             q, k, v = block.project(x, rotation)
             # Padding is on the right, so the causal mask alone keeps it from every token that counts.
-            return block.finish(x, self._of_attention(attend_causally)(q, k, v, window)), (k[:, 0], v[:, 0])
+            return block.finish(x, self._of_attention(self._causally)(q, k, v, window)), (k[:, 0], v[:, 0])
 
         return self._scan(layer, params, x)[1]
 
@@ -262,15 +280,10 @@ class Decoder:
         x = self._embed(params, jnp.concatenate([first, tokens[..., :-1]], axis=-1))
         positions = prefix.lengths[:, None, None] + jnp.arange(length)
         rotation = rotation_at(positions, self.config)
-        own, prompt = jnp.arange(length), jnp.arange(prefix.keys.shape[2])
 
         def layer(x, shared, block, window):
             q, k, v = block.project(x, rotation)
-            causal = within(own[:, None], own, window)
-            seen = (prompt < prefix.lengths[:, None])[:, None]
-            if window is not None:
-                seen &= within(positions[:, 0, :, None], prompt, window)
-            attended = self._of_attention(attend)(q, k, v, causal, shared, seen)
+            attended = self._of_attention(self._shared)(q, k, v, shared, prefix.lengths, window)
             return block.finish(x, attended), None
 
         x, _ = self._scan(layer, params, x, (prefix.keys, prefix.values))
