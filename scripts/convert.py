@@ -55,7 +55,7 @@ def main(config: Convert, arguments):
     if arguments.dry_run:
         return {"dtype": dtype}
     mesh = make_mesh((config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
-    params = (restore_params if converted else load_params)(source, decoder, mesh)
+    params = (restore_params if converted else load_params)(source, decoder, mesh, dtype)
     if config.output is not None:
         save = save_model if config.to == "huggingface" else save_params
         prompt = like / PROMPT_FILE

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,20 +29,21 @@ def holds_params(folder: Path) -> bool:
     return (folder / PARAMS).is_dir() or (folder / STATE).is_dir()
 
 
-def restore_params(folder: Path, decoder: Decoder, mesh: Mesh) -> Params:
-    """Float32 parameters on the mesh, of a converted model or of a checkpoint of a run.
+def restore_params(folder: Path, decoder: Decoder, mesh: Mesh, dtype: Any = jnp.float32) -> Params:
+    """Parameters on the mesh, of a converted model or of a checkpoint of a run.
 
     Args:
         folder: see `holds_params`.
         decoder: of their architecture.
         mesh: where they go, by the logical axes of `decoder.axes`.
+        dtype: of the parameters.
 
     Raises:
         InputError: the folder holds parameters of another architecture, or is damaged.
     """
     shapes = jax.eval_shape(decoder.init, jax.random.key(0))
     wanted = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=sharding),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),
         shapes,
         shardings(mesh, decoder.axes),
     )
@@ -81,13 +83,13 @@ def save_params(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: is there already; give a path that is free.")
-    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     with explain_failure(folder, "write the model in"):
         if is_writer():
             folder.mkdir(parents=True, exist_ok=True)
         multihost_utils.sync_global_devices(f"made {folder}")
-        checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-        checkpointer.save((folder / PARAMS).absolute(), args=ocp.args.PyTreeSave(params))
+        stored = jax.tree.map(lambda leaf: ocp.SaveArgs(dtype=jnp.dtype(dtype)), params)
+        checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(save_concurrent_gb=1))
+        checkpointer.save((folder / PARAMS).absolute(), args=ocp.args.PyTreeSave(params, save_args=stored))
         if is_writer():
             write_beside(folder, dict(beside or {}), source)
             fields = json.dumps(model_fields(config, source, dtype), indent=2, sort_keys=True)

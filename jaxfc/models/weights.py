@@ -2,10 +2,9 @@
 
 import contextlib
 import errno
-import functools
 import hashlib
-import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -44,8 +43,8 @@ from jaxfc.models.tensors import (
 from jaxfc.sharding import shardings
 from jaxfc.types import Params
 
-FILE_BYTES = 2**30
-"""Size of a file of weights, unless one tensor is larger; as much is held on the host while it is written."""
+FILE_BYTES = 2**28
+"""Size of a file of weights, or that of the largest tensor if it is more; as much is on the host at a time."""
 COPIED = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -60,13 +59,14 @@ COPIED = (
 """What a saved model takes over from the directory that it came from."""
 
 
-def load_params(folder: Path, decoder: Decoder, mesh: Mesh) -> Params:
-    """Float32 parameters on the mesh; each device is given only its part of each tensor.
+def load_params(folder: Path, decoder: Decoder, mesh: Mesh, dtype: Any = jnp.float32) -> Params:
+    """Parameters on the mesh; each device is given only its part of each tensor, and the host has one at a time.
 
     Args:
         folder: a Hugging Face directory with `model.safetensors`, or an index and its shards.
         decoder: of the architecture in the directory's config.json.
         mesh: where they go, by the logical axes of `decoder.axes`.
+        dtype: of the parameters.
 
     Raises:
         InputError: a file is missing or truncated, or a tensor is missing, misshapen or one too many (it lists them
@@ -77,7 +77,13 @@ def load_params(folder: Path, decoder: Decoder, mesh: Mesh) -> Params:
     placed = shardings(mesh, decoder.axes)
     _check_placement(mesh, shapes, placed)
     files = find_tensors(folder, tensor_shapes(stored, shapes))
-    return jax.tree.map(functools.partial(_load, files), stored, shapes, placed)
+    leaves, structure = jax.tree.flatten(shapes)
+    parameters = list(zip(jax.tree.leaves(stored), leaves, jax.tree.leaves(placed), strict=True))
+    loaded: list[Any] = [None] * len(leaves)
+    # What needs most room in passing comes while there is most.
+    for at in sorted(range(len(leaves)), key=lambda at: -math.prod(parameters[at][0].tensor_shape(leaves[at].shape))):
+        loaded[at] = _load(files, dtype, *parameters[at])
+    return structure.unflatten(loaded)
 
 
 def save_model(
@@ -106,7 +112,7 @@ def save_model(
         raise InputError(f"{folder}: is there already and is no model directory; give a path that is free.")
     texts = {CONFIG: json.dumps(model_fields(config, source, dtype), indent=2, sort_keys=True) + "\n"}
     with explain_failure(folder, "write the model in"), _new_directory(folder) as new:
-        _write_weights(new, _files(params, config, dtype), dtype)
+        _write_weights(new, _files(_pieces(params, config), dtype), dtype)
         if new is not None:
             write_beside(new, texts | dict(beside or {}), source)
     multihost_utils.sync_global_devices(f"saved {folder}")
@@ -115,7 +121,7 @@ def save_model(
 def params_digest(params: Params, config: DecoderConfig, dtype: str) -> str:
     """`tensors.contents_digest` of the directory that `save_model` would write, without writing it."""
     digest = hashlib.sha256()
-    for piece in sorted(itertools.chain(*_files(params, config, dtype)), key=lambda piece: piece.name):
+    for piece in sorted(_pieces(params, config), key=lambda piece: piece.name):
         add_tensor(digest, piece.name, piece.on_host(dtype))
     return digest.hexdigest()
 
@@ -142,20 +148,21 @@ def _check_placement(mesh: Mesh, shapes: dict, placed: dict):
             )
 
 
-def _load(files: dict, stored: Stored, shape: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.Array:
+def _load(files: dict, dtype: Any, stored: Stored, shape: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.Array:
     """One parameter, put together on the devices from its tensors, one at a time."""
 
     def converted(tensor: jax.Array) -> jax.Array:
-        return (tensor.T if stored.transposed else tensor).astype(jnp.float32)
+        return (tensor.T if stored.transposed else tensor).astype(dtype)
 
     if "{}" not in stored.name:
         tensor = _read(files[stored.name], stored, stored.name, shape.shape, sharding)
-        return jax.jit(converted, out_shardings=sharding)(tensor)
+        same = tensor.dtype == dtype and not stored.transposed
+        return tensor if same else jax.jit(converted, out_shardings=sharding)(tensor).block_until_ready()
 
     def put(layers: jax.Array, tensor: jax.Array, layer) -> jax.Array:
         return jax.lax.dynamic_update_index_in_dim(layers, converted(tensor), layer, 0)
 
-    layers = jax.jit(lambda: jnp.zeros(shape.shape), out_shardings=sharding)()
+    layers = jax.jit(lambda: jnp.zeros(shape.shape, dtype), out_shardings=sharding)()
     put = jax.jit(put, donate_argnums=0, out_shardings=sharding)
     of_layer = NamedSharding(sharding.mesh, Spec(*sharding.spec[1:]))
     for number, name in enumerate(stored.names(shape.shape)):
@@ -202,24 +209,29 @@ class _Piece(NamedTuple):
         return np.ascontiguousarray(whole.T if self.transposed else whole)
 
 
-def _files(params: Params, config: DecoderConfig, dtype: str) -> list[list[_Piece]]:
-    """What goes into each file: tensors in turn, as many as fit."""
-    files, room = [[]], FILE_BYTES
+def _pieces(params: Params, config: DecoderConfig) -> list[_Piece]:
+    """Every tensor of the model."""
+    pieces = []
 
     def add(stored: Stored, array):
-        nonlocal room
-        array = jnp.asarray(array)
-        layered = "{}" in stored.name
+        array, layered = jnp.asarray(array), "{}" in stored.name
         for layer, name in enumerate(stored.names(array.shape)):
-            piece = _Piece(name, array, layer if layered else None, stored.transposed)
-            size = piece.size(dtype)
-            if files[-1] and size > room:
-                files.append([])
-                room = FILE_BYTES
-            files[-1].append(piece)
-            room -= size
+            pieces.append(_Piece(name, array, layer if layered else None, stored.transposed))
 
     jax.tree.map(add, stored_tensors(config), params)
+    return pieces
+
+
+def _files(pieces: list[_Piece], dtype: str) -> list[list[_Piece]]:
+    """What goes into each file: tensors in turn, as many as fit."""
+    files, limit = [[]], max(FILE_BYTES, *(piece.size(dtype) for piece in pieces))
+    room = limit
+    for piece in pieces:
+        if piece.size(dtype) > room:
+            files.append([])
+            room = limit
+        files[-1].append(piece)
+        room -= piece.size(dtype)
     return files
 
 
