@@ -370,12 +370,15 @@ def test_help_shows_every_setting(capsys):
 
 
 SCRIPT = """
-import dataclasses, os, signal, time
+import dataclasses, signal, time
 from jaxfc.command import run_command
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     pass
+
+# A job of a shell that runs in the background is born deaf to it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def main(config, arguments):
     print("started", flush=True)
