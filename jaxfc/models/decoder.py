@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from jaxfc.config import Remat
 from jaxfc.models.attention import EVERYTHING, attend_cached, attend_causally, attend_shared
 from jaxfc.models.cache import empty_cache, make_cache, write_rows
+from jaxfc.models.embedding import look_up
 from jaxfc.sharding import constrain, is_axes
 from jaxfc.types import Cache, Lanes, Params, Prefix, Prompts
 
@@ -368,9 +369,10 @@ class Decoder:
         return tuple(empty_cache(rows, c.kv_heads, room, c.head_width, dtype) for _ in range(c.layers))
 
     def _embed(self, params: Params, tokens: Int[Array, "P G T"]) -> Float[Array, "P G T D"]:
-        # Whole in width for the look-up, as every weight is for its product.
-        table = constrain(self.mesh, params["embed"], "vocab", None)
-        return constrain(self.mesh, table[tokens].astype(self.dtype), "rows")
+        if isinstance(params["blocks"], tuple):
+            # As sampling has it, whole in width.
+            return constrain(self.mesh, params["embed"][tokens].astype(self.dtype), "rows")
+        return constrain(self.mesh, look_up(params["embed"], tokens, self.dtype, self.mesh), "rows")
 
     def _final_norm(self, params: Params, x: Float[Array, "P G T D"]) -> Float[Array, "P G T D"]:
         return nnx.merge(self._norm, nnx.State(params["norm"]))(x)
