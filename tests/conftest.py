@@ -1,6 +1,8 @@
 """What all tests have: eight CPU devices, no network, a cache of compiled programs, and slow tests only on request."""
 
+import gc
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -34,6 +36,18 @@ def pytest_collection_modifyitems(config, items):
     slow = [item for item in items if "slow" in item.keywords]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_let_go():
+    """Forget the compiled programs of each module: a process has room for 65,530 maps of memory, and each takes some.
+
+    Past that, what compiles next ends in a segmentation fault.
+    """
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
