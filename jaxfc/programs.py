@@ -28,7 +28,7 @@ class Program(NamedTuple):
 
 
 class Programs:
-    """Compiles ahead of time, on accelerators several programs at once, and counts whatever is compiled later."""
+    """Compiles ahead of time, several programs at once, and counts whatever is compiled later."""
 
     def __init__(self, cache: str | None = None):
         """Begin with no program.
@@ -38,9 +38,7 @@ class Programs:
                 folder that JAX was given (`$JAX_COMPILATION_CACHE_DIR`) goes before it.
         """
         self._making: dict[str, Future] = {}
-        # XLA for CPU uses the cores for one program, and has crashed on two at a time.
-        threads = 1 if jax.default_backend() == "cpu" else os.cpu_count()
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="compile")
+        self._threads = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="compile")
         self._this_thread, self._counting, self._compiles = threading.local(), threading.Lock(), 0
         if cache and not jax.config.jax_compilation_cache_dir:
             jax.config.update("jax_compilation_cache_dir", str(Path(cache).expanduser()))
