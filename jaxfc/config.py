@@ -1,6 +1,7 @@
 """Every setting of a run, explained where it is declared."""
 
 import dataclasses
+import math
 from typing import Literal
 
 from jaxfc.algorithm import Algorithm
@@ -284,6 +285,40 @@ class Optimizer:
             )
 
 
+Target = Literal["q", "k", "v", "o", "gate", "up", "down"]
+"""The matrices of a layer: of attention, and of the MLP."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Train low-rank adapters A B beside frozen matrices W: x (W + scale A B). LoRA, arXiv 2106.09685."""
+
+    rank: int = 16
+    """Width of the adapters."""
+    alpha: float = 32.0
+    """Numerator of the scale."""
+    scale_by: Literal["rank", "sqrt_rank"] = "rank"
+    """Denominator of the scale: the rank; or its root, so that high ranks learn as fast (rsLoRA, arXiv 2312.03732)."""
+    targets: tuple[Target, ...] = ("q", "k", "v", "o", "gate", "up", "down")
+    """The matrices that have one."""
+    seed: int = 0
+    """Of the first A; the first B is 0."""
+    start: str | None = None
+    """A PEFT directory to go on from, of this rank, scale and targets; null starts anew. A KL is still to the base."""
+    merged: bool = False
+    """Leave the whole model with the adapters added in (`model/`) beside the adapters (`adapter/`)."""
+
+    def __post_init__(self):
+        require("lora", rank=(self.rank, self.rank >= 1, "at least 1"), alpha=(self.alpha, self.alpha > 0, "above 0"))
+        if not self.targets or len(set(self.targets)) < len(self.targets):
+            raise ValueError(f"lora.targets is {list(self.targets)}; name at least one matrix, and each once.")
+
+    @property
+    def scale(self) -> float:
+        """What the product of the factors is multiplied with."""
+        return self.alpha / (self.rank if self.scale_by == "rank" else math.sqrt(self.rank))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reward:
     """What a completion is worth: 1 when its form and its calls are right, else 0."""
@@ -349,6 +384,8 @@ class Run:
     data: Data
     prompt: Prompt | None = None
     """null: the one saved with the model (`prompt.yaml`), else the paper's."""
+    lora: Lora | None = None
+    """null trains all parameters."""
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
 

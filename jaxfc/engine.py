@@ -23,7 +23,7 @@ from jaxfc.programs import Programs, abstract, describe
 from jaxfc.sampler import compile_steps, make_sampler
 from jaxfc.sharding import place_replicated, replicated, rows
 from jaxfc.truncation import words_of
-from jaxfc.types import Allowed, Prompts, Rollouts, Sampling, TokenScores, TrainState
+from jaxfc.types import Allowed, Params, Prompts, Rollouts, Sampling, TokenScores, TrainState
 from jaxfc.workspace import Workspace
 
 CACHE_TYPES = {"compute": None, "bfloat16": jnp.bfloat16, "int8": jnp.int8}
@@ -48,7 +48,7 @@ class Engine(NamedTuple):
     credit: Callable
     """(rewards, cot_mask, lengths, sampled, old, key) -> (Credit, metrics)"""
     update: Callable
-    """(state, batch, sampling) -> (state, metrics); the state is donated"""
+    """(state, batch, sampling, frozen) -> (state, metrics); the state is donated"""
 
 
 class _Shapes:
@@ -95,7 +95,7 @@ class _Shapes:
 def compile_engine(config: TrainRL, work: Workspace, programs: Programs) -> Engine:
     """Compile sampling, scoring, credit and the update for the shapes that the settings fix."""
     optimizer = make_optimizer(config.optimizer)
-    state = make_state(work.decoder, work.params, optimizer, work.mesh)
+    state = make_state(work.decoder, work.trained, optimizer, work.mesh)
     sampling = make_sampling(
         temperature=config.rollout.temperature,
         top_k=config.rollout.top_k,
@@ -120,7 +120,7 @@ def compile_engine(config: TrainRL, work: Workspace, programs: Programs) -> Engi
         rollouts = taught.rollouts(bucket)
         scores = rollouts.scores, rollouts.scores if config.algorithm.kl_coefficient else None
         batch = jax.eval_shape(train_batch, rollouts, *scores, credited)
-        return abstract(state), describe(batch, rows(work.mesh)), sampling
+        return abstract(state), describe(batch, rows(work.mesh)), sampling, abstract(work.frozen)
 
     return Engine(
         state,
@@ -147,7 +147,7 @@ def _compile_sampler(config: TrainRL, work: Workspace, programs: Programs, sampl
         drafts=config.rollout.draft,
     )
     shapes = _Shapes(config.batch * config.algorithm.oversample, config, work)
-    params, key = abstract(work.params), describe(jax.random.key(0), replicated(work.mesh))
+    params, key = abstract(work.policy(work.trained)), describe(jax.random.key(0), replicated(work.mesh))
     steps = compile_steps(
         programs,
         "rollout",
@@ -186,16 +186,26 @@ def _compile_choice(config: TrainRL, work: Workspace, programs: Programs) -> Cal
 def _compile_scores(
     config: TrainRL, work: Workspace, programs: Programs, sampling: Sampling
 ) -> tuple[Callable, Callable]:
-    """What gives the scores before the update and those of the reference: one program for both, or for neither."""
+    """What gives the scores before the update and those of the reference.
+
+    One program serves both, but for adapters: the reference has none, being the base.
+    """
     algorithm, shapes = config.algorithm, _Shapes(config.batch, config, work)
     from_sampler, no_reference = algorithm.old_logprobs == "sampler", not algorithm.kl_coefficient
     if from_sampler and no_reference:
         return _sampler_scores, _no_scores
     parts = algorithm.updates * algorithm.micro_batches
     score = make_score(work.decoder, work.mesh, vocabulary=work.vocabulary, micro_batches=parts)
-    params, buckets = abstract(work.params), config.data.prompt_buckets
-    score = programs.by_bucket("score", score, buckets, lambda bucket: (params, shapes.rollouts(bucket), sampling))
-    return _sampler_scores if from_sampler else score, _no_scores if no_reference else score
+
+    def compiled(name: str, params: Params) -> Callable:
+        params, buckets = abstract(params), config.data.prompt_buckets
+        return programs.by_bucket(name, score, buckets, lambda bucket: (params, shapes.rollouts(bucket), sampling))
+
+    if from_sampler or work.frozen is None:
+        both = compiled("score", work.params)
+        return _sampler_scores if from_sampler else both, _no_scores if no_reference else both
+    old = compiled("score", work.policy(work.trained))
+    return old, _no_scores if no_reference else compiled("reference", work.params)
 
 
 def _sampler_scores(params, rollouts: Rollouts, sampling: Sampling) -> TokenScores:

@@ -1,5 +1,7 @@
 """The compiled half of training: the initial state, the scoring pass, the policy update and the supervised step."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -11,6 +13,7 @@ from jaxfc.config import Optimizer
 from jaxfc.logprobs import length_mask, token_scores
 from jaxfc.losses import sft_loss
 from jaxfc.models.decoder import Decoder
+from jaxfc.models.lora import combine
 from jaxfc.moments import keep_moments
 from jaxfc.objective import Counts, Tally, count, policy_objective
 from jaxfc.sharding import fitting, replicated, rows, shardings
@@ -83,9 +86,9 @@ def _layer_matrices(params: Params):
 
 
 def state_shardings(decoder: Decoder, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Where each part of the state lives: moments with their parameters, counters everywhere."""
-    placed = shardings(mesh, decoder.axes)
-    params = jax.eval_shape(decoder.init, jax.random.key(0))
+    """Where each part of the state lives: what is trained, moments with their parameters, counters everywhere."""
+    placed = shardings(mesh, decoder.trained_axes)
+    params = jax.eval_shape(decoder.init_trained, jax.random.key(0))
     homes = dict(jax.tree_util.tree_leaves_with_path(placed))
 
     def home(path, leaf):
@@ -99,7 +102,7 @@ def state_shardings(decoder: Decoder, optimizer: optax.GradientTransformation, m
 
 
 def make_state(decoder: Decoder, params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """The state before the first update."""
+    """The state before the first update, of the parameters that are trained."""
 
     def start(params: Params) -> TrainState:
         return TrainState(jnp.int32(0), params, optimizer.init(params))
@@ -144,7 +147,10 @@ def make_policy_step(
     *,
     vocabulary: int,
 ):
-    """Compile `(state, batch, sampling) -> (state, metrics)`. `state` is donated: use the one returned."""
+    """Compile `(state, batch, sampling, frozen=None) -> (state, metrics)`. `state` is donated: use the one returned.
+
+    What is trained are the parameters of the state; `frozen` are those beside them that are not.
+    """
 
     def loss_fn(params: Params, batch: TrainBatch, sampling: Sampling, counts: Counts):
         scores = _scores(decoder, params, batch.prompts, batch.completions, sampling, batch.allowed, vocabulary, mesh)
@@ -153,8 +159,9 @@ def make_policy_step(
     placement = state_shardings(decoder, optimizer, mesh)
     update = _make_update(loss_fn, optimizer, config.micro_batches, placement.params)
 
-    def step(state: TrainState, batch: TrainBatch, sampling: Sampling):
-        state, metrics = jax.lax.scan(lambda s, part: update(s, part, sampling), state, deal(batch, config.updates))
+    def step(state: TrainState, batch: TrainBatch, sampling: Sampling, frozen: Params | None = None):
+        parts = deal(batch, config.updates)
+        state, metrics = jax.lax.scan(lambda s, part: update(s, part, sampling, frozen), state, parts)
         # Only the first update has the parameters that sampled.
         first = {name: values[0] for name, values in metrics.items() if name.startswith("kl/sampler")}
         return state, jax.tree.map(jnp.mean, metrics) | first
@@ -170,7 +177,7 @@ def make_sft_step(
     vocabulary: int,
     micro_batches: int = 1,
 ):
-    """Compile `(state, batch, sampling) -> (state, metrics)`. `state` is donated: use the one returned."""
+    """Compile `(state, batch, sampling, frozen=None) -> (state, metrics)`: see `make_policy_step`."""
 
     def loss_fn(params: Params, batch: SftBatch, sampling: Sampling, counts: Counts):
         scores = _scores(decoder, params, batch.prompts, batch.completions, sampling, None, vocabulary, mesh)
@@ -200,20 +207,23 @@ def _scores(
 
 def _make_update(loss_fn, optimizer: optax.GradientTransformation, micro_batches: int, placement: Params):
     """An optimizer step whose gradient is the sum over micro-batches of `loss_fn(params, batch, sampling, counts)`."""
-    gradient_fn = jax.grad(loss_fn, has_aux=True)
 
-    def gradient(params: Params, batch, sampling: Sampling, counts: Counts):
-        gradients, tally = gradient_fn(params, batch, sampling, counts)
+    @functools.partial(jax.grad, has_aux=True)
+    def gradient_fn(trained: Params, frozen: Params | None, *given):
+        return loss_fn(combine(frozen, trained), *given)
+
+    def gradient(trained: Params, frozen: Params | None, batch, sampling: Sampling, counts: Counts):
+        gradients, tally = gradient_fn(trained, frozen, batch, sampling, counts)
         # Left to itself the compiler keeps gradients whole on some axis, and a whole one costs what the model costs.
         return jax.lax.with_sharding_constraint(gradients, placement), tally
 
-    def update(state: TrainState, batch: TrainBatch | SftBatch, sampling: Sampling):
+    def update(state: TrainState, batch: TrainBatch | SftBatch, sampling: Sampling, frozen: Params | None = None):
         counts, parts = count(batch.lengths), deal(batch, micro_batches)
-        total = gradient(state.params, jax.tree.map(lambda a: a[0], parts), sampling, counts)
+        total = gradient(state.params, frozen, jax.tree.map(lambda a: a[0], parts), sampling, counts)
         if micro_batches > 1:
 
             def add(total, part):
-                gradients, tally = gradient(state.params, part, sampling, counts)
+                gradients, tally = gradient(state.params, frozen, part, sampling, counts)
                 return (jax.tree.map(jnp.add, total[0], gradients), total[1] + tally), None
 
             total, _ = jax.lax.scan(add, total, jax.tree.map(lambda a: a[1:], parts))

@@ -188,7 +188,7 @@ def _compile_sampler(config: Evaluation, work: Workspace, programs: Programs):
     def arguments(bucket: int):
         sampling = make_sampling(temperature=0.0, stop_tokens=(work.tokenizer.eos,), max_tokens=length)
         whole = describe((jax.random.key(0), sampling), replicated(work.mesh))
-        return work.params, describe_prompts(config.batch, bucket, work), *whole
+        return work.policy(work.trained), describe_prompts(config.batch, bucket, work), *whole
 
     steps = compile_steps(
         programs, "evaluate", steps, config.data.prompt_buckets, arguments, constrained=config.constrain

@@ -27,7 +27,7 @@ from jaxfc.workspace import Workspace, export, open_workspace
 def train_sft(config: TrainSFT, *, dry_run: bool = False) -> dict[str, int | float]:
     """Train on the accepted answers; the run's folder then holds checkpoints, metrics, the model and a summary."""
     model = config.model if config.model.create is None else create_model(config)
-    work = open_workspace(model, config.mesh, config.prompt)
+    work = open_workspace(model, config.mesh, config.prompt, config.lora)
     batches = Batches(
         open_examples(config.data), config.data, work.prompt, work.tokenizer, batch=config.batch, seed=config.seed
     )
@@ -39,21 +39,21 @@ def train_sft(config: TrainSFT, *, dry_run: bool = False) -> dict[str, int | flo
     start, state, notes = folder.resume(state, batches)
     batches.prepare()
     clock("compile", programs.finish)
-    notes = notes or clock("evaluate", held_out.measure, work.params, "eval/before")
+    notes = notes or clock("evaluate", held_out.measure, work.policy(work.trained), "eval/before")
 
     with Metrics(folder.path, start, config.steps) as log:
         log.note(programs.listing())
         for step in range(start, config.steps):
             batch = clock("data", next, batches)
             arrays = place_rows(work.mesh, SftBatch(batch.prompts, batch.completions, batch.lengths))
-            state, learning = clock("update", update, state, arrays, sampling)
-            row = floats(learning) | clock("evaluate", held_out.curve_point, step, state.params)
+            state, learning = clock("update", update, state, arrays, sampling, work.frozen)
+            row = floats(learning) | clock("evaluate", held_out.curve_point, step, work.policy(state.params))
             row |= clock.lap(trained=int(batch.prompts.lengths.sum() + batch.lengths.sum()))
             log.write(step, row | {"speed/compiles": programs.compiles(), "data/dropped": batches.dropped})
             if folder.save(step + 1, state, batches, notes):
                 return {}
-    after = clock("evaluate", held_out.measure, state.params, "eval/after")
-    export(work, state.params, folder.path / "model")
+    after = clock("evaluate", held_out.measure, work.policy(state.params), "eval/after")
+    export(work, state.params, folder.path)
     summary = folder.summarize(notes | after, clock, programs)
     write_report(folder.path)
     return summary
@@ -62,7 +62,7 @@ def train_sft(config: TrainSFT, *, dry_run: bool = False) -> dict[str, int | flo
 def compile_sft(config: TrainSFT, work: Workspace, programs: Programs):
     """The first state, the sampling settings of plain log-probabilities, and the compiled update."""
     optimizer = make_optimizer(config.optimizer)
-    state = make_state(work.decoder, work.params, optimizer, work.mesh)
+    state = make_state(work.decoder, work.trained, optimizer, work.mesh)
     length = config.data.completion_length
     sampling = make_sampling(temperature=1.0, stop_tokens=(work.tokenizer.eos,), max_tokens=length)
     sampling = place_replicated(work.mesh, sampling)
@@ -73,7 +73,7 @@ def compile_sft(config: TrainSFT, work: Workspace, programs: Programs):
     def arguments(bucket: int):
         completions = np.zeros((config.batch, length), np.int32), np.zeros(config.batch, np.int32)
         batch = SftBatch(describe_prompts(config.batch, bucket, work), *describe(completions, rows(work.mesh)))
-        return abstract(state), batch, sampling
+        return abstract(state), batch, sampling, abstract(work.frozen)
 
     return state, sampling, programs.by_bucket("update", step, config.data.prompt_buckets, arguments)
 

@@ -20,7 +20,7 @@ PREFLIGHT = 64
 
 def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, int | float]:
     """Train the policy; the run's folder then holds checkpoints, metrics, transcripts, model, summary and report."""
-    work = open_workspace(config.model, config.mesh, config.prompt)
+    work = open_workspace(config.model, config.mesh, config.prompt, config.lora)
     mesh, tokenizer, syntax = work.mesh, work.tokenizer, syntax_of(config.reward)
     examples = open_examples(config.data)
     preflight([examples[i] for i in range(min(PREFLIGHT, len(examples)))], tokenizer, work.prompt, syntax)
@@ -34,7 +34,7 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, int | float]:
     start, state, notes = folder.resume(engine.state, batches)
     batches.prepare()
     clock("compile", programs.finish)
-    notes = notes or clock("evaluate", held_out.measure, work.params, "eval/before")
+    notes = notes or clock("evaluate", held_out.measure, work.policy(work.trained), "eval/before")
     sampling, entropy = engine.sampling, config.algorithm.entropy
     bonus_is_on = entropy is not None and entropy.scale > 0
 
@@ -42,12 +42,12 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, int | float]:
     with judging_pool(judge, config.reward) as pool, Metrics(folder.path, start, config.steps) as log:
         log.note(programs.listing())
         for step in range(start, config.steps):
-            batch = clock("data", next, batches)
+            batch, policy = clock("data", next, batches), work.policy(state.params)
             prompts = place_rows(mesh, batch.prompts)
             key = step_key(mesh, config.seed, step, "rollout")
             judging = Judging(batch.examples, pool, group_size=config.algorithm.group_size, length=room)
             constrained = clock("data", engine.constrain, batch.examples)
-            given = state.params, prompts, key, sampling, judging.submit, constrained
+            given = policy, prompts, key, sampling, judging.submit, constrained
             rollouts, effort = clock("rollout", engine.sample, *given)
             seen = fetch(rollouts._replace(allowed=None))
             judged = clock("reward", judging.collect)
@@ -56,18 +56,18 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, int | float]:
             rewards, cot_mask = place_rows(mesh, (judged.rewards, judged.cot_mask))
             lesson = engine.choose(rewards, rollouts, cot_mask)
             taught = lesson.rollouts
-            old = clock("score", engine.old, state.params, taught, sampling)
+            old = clock("score", engine.old, policy, taught, sampling)
             reference = clock("score", engine.reference, work.params, taught, sampling)
             key = step_key(mesh, config.seed, step, "credit")
             credit, shaping = engine.credit(lesson.rewards, lesson.cot_mask, taught.lengths, taught.scores, old, key)
             if bonus_is_on:
                 require_signal(floats(shaping))
             update = train_batch(taught, old, reference, credit)
-            state, learning = clock("update", engine.update, state, update, sampling)
+            state, learning = clock("update", engine.update, state, update, sampling, work.frozen)
 
             row = reward_metrics(judged, seen.lengths) | effort.metrics() | floats(shaping) | floats(learning)
             row |= constrained.metrics() if constrained else {}
-            row |= clock("evaluate", held_out.curve_point, step, state.params)
+            row |= clock("evaluate", held_out.curve_point, step, work.policy(state.params))
             trained = fetch(taught.prompts.lengths).sum() + fetch(taught.lengths).sum()
             row |= clock.lap(trained=int(trained), sampled=int(seen.lengths.sum()))
             row["speed/compiles"] = programs.compiles()
@@ -77,8 +77,8 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, int | float]:
                 write_transcripts(folder.path / "rollouts", step, *shown, fetch(credit.advantages), tokenizer)
             if folder.save(step + 1, state, batches, notes):
                 return {}  # The machine is being taken away; the checkpoint is written.
-    after = clock("evaluate", held_out.measure, state.params, "eval/after")
-    export(work, state.params, folder.path / "model")
+    after = clock("evaluate", held_out.measure, work.policy(state.params), "eval/after")
+    export(work, state.params, folder.path)
     summary = folder.summarize(notes | after, clock, programs)
     write_report(folder.path)
     return summary

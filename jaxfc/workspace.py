@@ -1,5 +1,6 @@
 """What a run starts from: folder, mesh, tokenizer, prompt, decoder and weights, checked before a device works."""
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,13 +9,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh as DeviceMesh
 
 from jaxfc.command import InputError, dump, load
-from jaxfc.config import Mesh, Model, Prompt
+from jaxfc.config import Lora, Mesh, Model, Prompt
 from jaxfc.data.prompts import Tokenizer
 from jaxfc.models.architecture import read_decoder_config
 from jaxfc.models.converted import holds_params, restore_params
 from jaxfc.models.decoder import Decoder
+from jaxfc.models.lora import combine, merge
+from jaxfc.models.peft import save_adapters, start_adapters
 from jaxfc.models.weights import digest_of, load_params, save_model
-from jaxfc.sharding import make_mesh, replicated
+from jaxfc.sharding import make_mesh, replicated, shardings
 from jaxfc.types import Params
 
 PROMPT_FILE = "prompt.yaml"
@@ -34,18 +37,35 @@ class Workspace(NamedTuple):
     params: Params
     digest: str
     """sha256 of the model that it was loaded from."""
+    adapters: Params | None = None
+    """What training starts from in their place; None where it is the parameters themselves."""
 
     @property
     def vocabulary(self) -> int:
         """Tokens that exist; the embedding may have more rows."""
         return self.tokenizer.vocabulary
 
+    @property
+    def trained(self) -> Params:
+        """What training starts from."""
+        return self.params if self.adapters is None else self.adapters
 
-def open_workspace(model: Model, mesh: Mesh, prompt: Prompt | None) -> Workspace:
+    @property
+    def frozen(self) -> Params | None:
+        """The parameters that training leaves as they are, if any."""
+        return None if self.adapters is None else self.params
+
+    def policy(self, trained: Params) -> Params:
+        """All parameters of the policy, as the decoder takes them; what is frozen is shared, not copied."""
+        return combine(self.frozen, trained)
+
+
+def open_workspace(model: Model, mesh: Mesh, prompt: Prompt | None, lora: Lora | None = None) -> Workspace:
     """Check everything about a model directory, then load its weights onto the mesh.
 
     Raises:
-        InputError: the directory, its tokenizer or its weights are not usable, or the mesh does not fit the devices.
+        InputError: the directory, its tokenizer or its weights are not usable, or the mesh does not fit the devices;
+            or the adapters to start from are not those of the settings.
     """
     source = Path(model.path)
     if not source.is_dir():
@@ -59,7 +79,7 @@ def open_workspace(model: Model, mesh: Mesh, prompt: Prompt | None) -> Workspace
         )
     devices = make_mesh((mesh.data, mesh.fsdp, mesh.tensor))
     check_tensor_axis(config, mesh.tensor)
-    decoder = Decoder(config, dtype=compute_dtype(model.compute), remat=model.remat, mesh=devices)
+    decoder = Decoder(config, dtype=compute_dtype(model.compute), remat=model.remat, mesh=devices, lora=lora)
     return Workspace(
         source,
         devices,
@@ -68,6 +88,7 @@ def open_workspace(model: Model, mesh: Mesh, prompt: Prompt | None) -> Workspace
         decoder,
         (restore_params if holds_params(source) else load_params)(source, decoder, devices),
         digest_of(source),
+        None if lora is None else start_adapters(lora, decoder, devices),
     )
 
 
@@ -93,9 +114,20 @@ def saved_prompt(folder: Path) -> Prompt:
     return load(Prompt, str(path)) if path.is_file() else Prompt()
 
 
-def export(work: Workspace, params: Params, folder: Path):
-    """Write the model as a Hugging Face directory that transformers loads, with its prompt in it, or nothing at all."""
-    save_model(folder, params, work.decoder.config, work.source, beside={PROMPT_FILE: dump(work.prompt)})
+def export(work: Workspace, trained: Params, folder: Path):
+    """Write what was trained into the folder of a run, each directory with its prompt in it, or not there at all.
+
+    It is `model`, a Hugging Face directory that transformers loads; or `adapter`, a PEFT directory beside which
+    `lora.merged` asks for that too.
+    """
+    lora, beside = work.decoder.lora, {PROMPT_FILE: dump(work.prompt)}
+    if lora is not None:
+        save_adapters(folder / "adapter", trained, lora, work.source, beside)
+        if not lora.merged:
+            return
+        placed = shardings(work.mesh, work.decoder.axes)
+        trained = jax.jit(functools.partial(merge, lora=lora), out_shardings=placed)(work.policy(trained))
+    save_model(folder / "model", trained, work.decoder.config, work.source, beside=beside)
 
 
 def step_key(mesh: DeviceMesh, seed: int, step: int, role: str) -> jax.Array:

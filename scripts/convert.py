@@ -4,6 +4,7 @@
 convert.py --source DIR --output DIR to=orbax          a Hugging Face directory, for pods that load it in parallel
 convert.py --source DIR --output DIR                   back; what transformers, vLLM and SGLang load
 convert.py --source runs/NAME/checkpoints/STEP --output DIR like=MODEL      a model from the middle of a run
+convert.py --source DIR adapter=PEFT --output DIR      the model with adapters of a PEFT directory added in
 convert.py --source DIR                                its digest alone: equal if all numbers and their type are
 """
 
@@ -27,6 +28,8 @@ class Convert:
     """Format of the output."""
     like: str | None = None
     """Model directory whose architecture and tokenizer are the source's; needed for a checkpoint of a run."""
+    adapter: str | None = None
+    """PEFT directory whose adapters are added into the source's weights, in float32."""
     dtype: Literal["source", "bfloat16", "float16", "float32"] = "source"
     """Type of the tensors; of a checkpoint of a run, `source` is that of the model in `like`."""
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
@@ -38,6 +41,7 @@ def main(config: Convert, arguments):
     from jaxfc.models.architecture import read_decoder_config
     from jaxfc.models.converted import holds_params, restore_params, save_params
     from jaxfc.models.decoder import Decoder
+    from jaxfc.models.peft import add_adapters
     from jaxfc.models.tensors import read_json, stored_dtype
     from jaxfc.models.weights import load_params, params_digest, save_model
     from jaxfc.sharding import make_mesh
@@ -55,7 +59,11 @@ def main(config: Convert, arguments):
     if arguments.dry_run:
         return {"dtype": dtype}
     mesh = make_mesh((config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
-    params = (restore_params if converted else load_params)(source, decoder, mesh, dtype)
+    load = restore_params if converted else load_params
+    if config.adapter is None:
+        params = load(source, decoder, mesh, dtype)
+    else:
+        params = add_adapters(load(source, decoder, mesh), Path(config.adapter), decoder, mesh)
     if config.output is not None:
         save = save_model if config.to == "huggingface" else save_params
         prompt = like / PROMPT_FILE

@@ -114,7 +114,7 @@ def our_step(settings: LoopBenchmark, subject: Subject, tokens: np.ndarray, cloc
         given = place_rows(mesh, (toss(settings, number), cot_mask))
         credit, _ = engine.credit(*given, rollouts.lengths, rollouts.scores, old, key)
         update = train_batch(rollouts, old, reference, credit)
-        state, metrics = clock("update", engine.update, state, update, sampling)
+        state, metrics = clock("update", engine.update, state, update, sampling, work.frozen)
         clock.lap()
         return state, metrics
 

@@ -13,10 +13,11 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from jaxfc.config import Remat
+from jaxfc.config import Lora, Remat, Target
 from jaxfc.models.attention import EVERYTHING, attend_cached, attend_causally, attend_shared
 from jaxfc.models.cache import empty_cache, make_cache, write_rows
 from jaxfc.models.embedding import look_up
+from jaxfc.models.lora import adapters_of, merge
 from jaxfc.sharding import constrain, is_axes
 from jaxfc.types import Cache, Lanes, Params, Prefix, Prompts
 
@@ -75,15 +76,31 @@ def _param(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...],
 
 
 class Linear(nnx.Module):
-    """`x @ kernel + bias`; parameters are cast to the dtype of `x` here and nowhere else."""
+    """`x @ kernel + bias`, plus `scale (x @ A) @ B`; they are cast to the dtype of `x` here and nowhere else."""
 
-    def __init__(self, sizes: tuple[int, int], axes: tuple[str, str], *, bias: bool = False, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        sizes: tuple[int, int],
+        axes: tuple[str, str],
+        *,
+        bias: bool = False,
+        lora: Lora | None = None,
+        rngs: nnx.Rngs,
+    ):
         self.kernel = _param(rngs, sizes, axes, nnx.initializers.normal(1 / math.sqrt(sizes[0])))
         self.bias = _param(rngs, sizes[1:], axes[1:], nnx.initializers.zeros) if bias else None
+        self.scale = None if lora is None else lora.scale
+        if lora is not None:
+            # Uniform up to 1 / sqrt(in), as in PEFT.
+            uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+            self.lora_a = _param(rngs, (sizes[0], lora.rank), (axes[0], None), uniform)
+            self.lora_b = _param(rngs, (lora.rank, sizes[1]), (None, axes[1]), nnx.initializers.zeros)
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
         """Apply it to the last axis."""
         y = x @ self.kernel[...].astype(x.dtype)
+        if self.scale is not None:
+            y += self.scale * ((x @ self.lora_a[...].astype(x.dtype)) @ self.lora_b[...].astype(x.dtype))
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -104,21 +121,26 @@ class RMSNorm(nnx.Module):
 class Block(nnx.Module):
     """One layer: attention and SwiGLU, each after a norm and added to the stream."""
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, lora: Lora | None = None, *, rngs: nnx.Rngs):
         c = self.config = config
         heads, kv_heads = c.heads * c.head_width, c.kv_heads * c.head_width
+
+        def linear(name: Target, sizes: tuple[int, int], axes: tuple[str, str], *, bias: bool = False) -> Linear:
+            adapted = lora is not None and name in lora.targets
+            return Linear(sizes, axes, bias=bias, lora=lora if adapted else None, rngs=rngs)
+
         self.attention_norm = RMSNorm(c.width, c.norm_epsilon, rngs=rngs)
-        self.q = Linear((c.width, heads), ("embed", "heads"), bias=c.qkv_bias, rngs=rngs)
-        self.k = Linear((c.width, kv_heads), ("embed", "kv_heads"), bias=c.qkv_bias, rngs=rngs)
-        self.v = Linear((c.width, kv_heads), ("embed", "kv_heads"), bias=c.qkv_bias, rngs=rngs)
+        self.q = linear("q", (c.width, heads), ("embed", "heads"), bias=c.qkv_bias)
+        self.k = linear("k", (c.width, kv_heads), ("embed", "kv_heads"), bias=c.qkv_bias)
+        self.v = linear("v", (c.width, kv_heads), ("embed", "kv_heads"), bias=c.qkv_bias)
         if c.qk_norm:
             self.q_norm = RMSNorm(c.head_width, c.norm_epsilon, rngs=rngs)
             self.k_norm = RMSNorm(c.head_width, c.norm_epsilon, rngs=rngs)
-        self.o = Linear((heads, c.width), ("heads", "embed"), rngs=rngs)
+        self.o = linear("o", (heads, c.width), ("heads", "embed"))
         self.mlp_norm = RMSNorm(c.width, c.norm_epsilon, rngs=rngs)
-        self.gate = Linear((c.width, c.hidden_width), ("embed", "hidden"), rngs=rngs)
-        self.up = Linear((c.width, c.hidden_width), ("embed", "hidden"), rngs=rngs)
-        self.down = Linear((c.hidden_width, c.width), ("hidden", "embed"), rngs=rngs)
+        self.gate = linear("gate", (c.width, c.hidden_width), ("embed", "hidden"))
+        self.up = linear("up", (c.width, c.hidden_width), ("embed", "hidden"))
+        self.down = linear("down", (c.hidden_width, c.width), ("hidden", "embed"))
 
     def project(self, x: Float[Array, "P G T D"], rotation) -> tuple[Array, Array, Array]:
         """Queries [P, G, T, H, Dh], keys and values [P, G, T, K, Dh], rotated to their positions."""
@@ -138,10 +160,10 @@ class Block(nnx.Module):
 class Network(nnx.Module):
     """All parameters of the decoder; the layers are stacked on a leading axis."""
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, lora: Lora | None = None, *, rngs: nnx.Rngs):
         c = config
         self.embed = _param(rngs, (c.vocab_size, c.width), ("vocab", "embed"), nnx.initializers.normal(0.02))
-        make_blocks = nnx.vmap(lambda rngs: Block(c, rngs=rngs), transform_metadata={nnx.PARTITION_NAME: None})
+        make_blocks = nnx.vmap(lambda rngs: Block(c, lora, rngs=rngs), transform_metadata={nnx.PARTITION_NAME: None})
         self.blocks = make_blocks(rngs.split(c.layers))
         self.norm = RMSNorm(c.width, c.norm_epsilon, rngs=rngs)
         if not c.tied:
@@ -216,10 +238,19 @@ def _kept(function: Callable) -> Callable:
 
 
 class Decoder:
-    """The pure functions of one architecture. It holds no arrays; every function takes `params`."""
+    """The pure functions of one architecture. It holds no arrays; every function takes `params`.
+
+    These are whole, with adapters beside the matrices that have one, or without any: then it is the base that answers.
+    """
 
     def __init__(
-        self, config: DecoderConfig, *, dtype: Any = jnp.float32, remat: Remat = "none", mesh: Mesh | None = None
+        self,
+        config: DecoderConfig,
+        *,
+        dtype: Any = jnp.float32,
+        remat: Remat = "none",
+        mesh: Mesh | None = None,
+        lora: Lora | None = None,
     ):
         """Derive the functions.
 
@@ -229,25 +260,37 @@ class Decoder:
             remat: what the backward pass computes again.
             mesh: over which activations are split by row, and nothing else of them. Without one the compiler chooses,
                 and on several devices may move every activation to where a feature of the embedding lies.
+            lora: what is trained are adapters; None trains all parameters.
         """
-        self.config, self.dtype, self.mesh = config, dtype, mesh
+        self.config, self.dtype, self.mesh, self.lora = config, dtype, mesh, lora
         self._of_layer, self._of_attention = rematerialisation(remat)
         self._causally, self._shared = attention_of(config, mesh)
-        abstract = nnx.eval_shape(lambda: Network(config, rngs=nnx.Rngs(0)))
-        _, variables = nnx.split(abstract)
         self._block, _ = nnx.split(nnx.eval_shape(lambda: Block(config, rngs=nnx.Rngs(0))))
+        self._adapted, _ = nnx.split(nnx.eval_shape(lambda: Block(config, lora, rngs=nnx.Rngs(0))))
         self._norm, _ = nnx.split(nnx.eval_shape(lambda: RMSNorm(config.width, config.norm_epsilon, rngs=nnx.Rngs(0))))
-        self.axes = {path: self._axes(path, variable) for path, variable in nnx.to_flat_state(variables)}
-        self.axes = nnx.traversals.unflatten_mapping(self.axes)
+        self.axes = self._axes(None)
+        self.trained_axes = self.axes if lora is None else adapters_of(self._axes(lora))
 
-    @staticmethod
-    def _axes(path: tuple, variable) -> tuple[str | None, ...]:
-        return ("layers", *variable.axes) if path[0] == "blocks" else variable.axes
+    def _axes(self, lora: Lora | None) -> Params:
+        _, variables = nnx.split(nnx.eval_shape(lambda: Network(self.config, lora, rngs=nnx.Rngs(0))))
+
+        def named(path: tuple, variable) -> tuple[str | None, ...]:
+            return ("layers", *variable.axes) if path[0] == "blocks" else variable.axes
+
+        flat = nnx.to_flat_state(variables)
+        return nnx.traversals.unflatten_mapping({path: named(path, variable) for path, variable in flat})
 
     def init(self, key: Array) -> Params:
         """Random float32 parameters: a nested dict, its layers stacked on the first axis."""
         _, variables = nnx.split(Network(self.config, rngs=nnx.Rngs(params=key)))
         return nnx.to_pure_dict(variables)
+
+    def init_trained(self, key: Array) -> Params:
+        """What training starts from: the adapters, of which B is 0 so that they do nothing yet, or all parameters."""
+        if self.lora is None:
+            return self.init(key)
+        _, variables = nnx.split(Network(self.config, self.lora, rngs=nnx.Rngs(params=key)))
+        return adapters_of(nnx.to_pure_dict(variables))
 
     def head(self, params: Params) -> Float[Array, "V D"]:
         """The matrix whose rows give the logits of hidden states, token by token, in float32."""
@@ -291,15 +334,16 @@ class Decoder:
         return self._final_norm(params, x).reshape(batch, length, -1)
 
     def weights(self, params: Params) -> Params:
-        """Parameters as sampling reads them: matrices in the type of the products, layers apart in a tuple.
+        """Parameters as sampling reads them: merged, matrices in the type of the products, layers apart in a tuple.
 
-        Cast and sliced once, ahead of a loop, they give the same numbers as in every product, with less to read.
+        Cast and sliced once, ahead of a loop, they give the same numbers as in every product, with less to read;
+        merged, the same but for rounding.
         """
 
         def cast(path, leaf):
             return leaf.astype(self.dtype) if path[-1].key in ("kernel", "embed", "head") else leaf
 
-        params = jax.tree_util.tree_map_with_path(cast, params)
+        params = jax.tree_util.tree_map_with_path(cast, merge(params, self.lora))
         layers = (jax.tree.map(lambda a, at=at: a[at], params["blocks"]) for at in range(self.config.layers))
         return params | {"blocks": tuple(layers)}
 
@@ -385,7 +429,8 @@ class Decoder:
 
         def body(carry, inputs):
             block_params, xs, window = inputs
-            return layer(carry, xs, nnx.merge(self._block, nnx.State(block_params)), window)
+            block = self._adapted if adapters_of(block_params) else self._block
+            return layer(carry, xs, nnx.merge(block, nnx.State(block_params)), window)
 
         windows = self.config.windows
         if isinstance(params["blocks"], tuple):

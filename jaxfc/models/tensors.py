@@ -105,13 +105,31 @@ def find_tensors(folder: Path, expected: dict[str, list[int]]) -> dict[str, Path
     Raises:
         InputError: all that is wrong: files missing or truncated, tensors missing, misshapen or one too many.
     """
-    places, tensors, faults, unread = _weight_map(folder) or {}, {}, [], set()
-    for path in weight_files(folder):
+    return check_tensors(folder, weight_files(folder), _weight_map(folder) or {}, expected, CONFIG)
+
+
+def check_tensors(
+    folder: Path, files: list[Path], places: dict[str, str], expected: dict[str, list[int]], described_by: str
+) -> dict[str, Path]:
+    """Tensor name -> the file that holds it.
+
+    Args:
+        folder: what they are part of, for messages.
+        files: safetensors files.
+        places: tensor name -> the name of the file that an index says it is in; empty without one.
+        expected: every tensor and its shape.
+        described_by: what says so.
+
+    Raises:
+        InputError: see `find_tensors`.
+    """
+    tensors, faults, unread = {}, [], set()
+    for path in files:
         try:
             with safe_open(path, framework="np") as file:
                 here = dict.fromkeys(file.keys(), path)
                 for name in filter(here.__contains__, expected):
-                    faults += _tensor_faults(name, expected[name], path.name, file.get_slice(name))
+                    faults += _tensor_faults(name, expected[name], path.name, file.get_slice(name), described_by)
                 tensors |= here
         except FileNotFoundError:
             faults.append(f"{path.name}: no such file; weights are read from safetensors files.")
@@ -121,7 +139,7 @@ def find_tensors(folder: Path, expected: dict[str, list[int]]) -> dict[str, Path
             faults.append(f"{path.name}: truncated at {size} bytes, or no safetensors file ({error}).")
             unread.add(path.name)
     for name, shape in expected.items():
-        file_name = places.get(name, INDEX if places else WEIGHTS)
+        file_name = places.get(name, INDEX if places else files[0].name)
         if name not in tensors and file_name not in unread:
             faults.append(f"{file_name}: has no {name} {shape}.")
     extra = tensors.keys() - expected.keys()
@@ -129,7 +147,7 @@ def find_tensors(folder: Path, expected: dict[str, list[int]]) -> dict[str, Path
         extra.remove("lm_head.weight")
     faults += [f"{tensors[name].name}: {name} belongs to no part of this model." for name in sorted(extra)]
     if faults:
-        raise InputError("\n  ".join([f"{folder}: the weights do not fit its {CONFIG}:", *faults]))
+        raise InputError("\n  ".join([f"{folder}: the weights do not fit its {described_by}:", *faults]))
     return tensors
 
 
@@ -170,10 +188,10 @@ def stored_dtype(folder: Path) -> str:
     return READABLE[kinds.pop()] if len(kinds) == 1 and kinds <= READABLE.keys() else "float32"
 
 
-def _tensor_faults(name: str, shape: list[int], file_name: str, found) -> list[str]:
+def _tensor_faults(name: str, shape: list[int], file_name: str, found, described_by: str) -> list[str]:
     faults = []
     if found.get_shape() != shape:
-        faults.append(f"{file_name}: {name} is {found.get_shape()}; {CONFIG} makes it {shape}.")
+        faults.append(f"{file_name}: {name} is {found.get_shape()}; {described_by} makes it {shape}.")
     if found.get_dtype() not in READABLE:
         faults.append(f"{file_name}: {name} is of type {found.get_dtype()}; supported: {', '.join(READABLE)}.")
     return faults

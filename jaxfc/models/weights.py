@@ -75,8 +75,20 @@ def load_params(folder: Path, decoder: Decoder, mesh: Mesh, dtype: Any = jnp.flo
     stored = stored_tensors(decoder.config)
     shapes = jax.eval_shape(lambda: decoder.init(jax.random.key(0)))
     placed = shardings(mesh, decoder.axes)
-    _check_placement(mesh, shapes, placed)
-    files = find_tensors(folder, tensor_shapes(stored, shapes))
+    check_placement(mesh, shapes, placed)
+    return load_tensors(find_tensors(folder, tensor_shapes(stored, shapes)), dtype, stored, shapes, placed)
+
+
+def load_tensors(files: Mapping[str, Path], dtype: Any, stored: dict, shapes: dict, placed: dict) -> Params:
+    """Parameters on their devices, as `load_params` has them.
+
+    Args:
+        files: tensor name -> the file that holds it, all as they should be.
+        dtype: of the parameters.
+        stored: the tree of how each is stored.
+        shapes: the same tree of their shapes.
+        placed: the same tree of where they go.
+    """
     leaves, structure = jax.tree.flatten(shapes)
     parameters = list(zip(jax.tree.leaves(stored), leaves, jax.tree.leaves(placed), strict=True))
     loaded: list[Any] = [None] * len(leaves)
@@ -111,8 +123,8 @@ def save_model(
     if folder.exists() and not (folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.iterdir()))):
         raise InputError(f"{folder}: is there already and is no model directory; give a path that is free.")
     texts = {CONFIG: json.dumps(model_fields(config, source, dtype), indent=2, sort_keys=True) + "\n"}
-    with explain_failure(folder, "write the model in"), _new_directory(folder) as new:
-        _write_weights(new, _files(_pieces(params, config), dtype), dtype)
+    with explain_failure(folder, "write the model in"), new_directory(folder) as new:
+        _write_weights(new, _files(pieces_of(stored_tensors(config), params), dtype), dtype)
         if new is not None:
             write_beside(new, texts | dict(beside or {}), source)
     multihost_utils.sync_global_devices(f"saved {folder}")
@@ -121,7 +133,7 @@ def save_model(
 def params_digest(params: Params, config: DecoderConfig, dtype: str) -> str:
     """`tensors.contents_digest` of the directory that `save_model` would write, without writing it."""
     digest = hashlib.sha256()
-    for piece in sorted(_pieces(params, config), key=lambda piece: piece.name):
+    for piece in sorted(pieces_of(stored_tensors(config), params), key=lambda piece: piece.name):
         add_tensor(digest, piece.name, piece.on_host(dtype))
     return digest.hexdigest()
 
@@ -137,7 +149,8 @@ def digest_of(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _check_placement(mesh: Mesh, shapes: dict, placed: dict):
+def check_placement(mesh: Mesh, shapes: dict, placed: dict):
+    """Refuse a mesh that cannot cut these parameters evenly."""
     for (path, leaf), sharding in zip(jax.tree.leaves_with_path(shapes), jax.tree.leaves(placed), strict=True):
         parts = [mesh.shape[axis] if axis else 1 for axis in sharding.spec]
         if any(size % part for size, part in zip(leaf.shape, parts, strict=True)):
@@ -187,7 +200,7 @@ def _read(path: Path, stored: Stored, name: str, shape: tuple[int, ...], shardin
     return jax.make_array_from_callback(shape, sharding, read)
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
     """A tensor to be written."""
 
     name: str
@@ -209,20 +222,20 @@ class _Piece(NamedTuple):
         return np.ascontiguousarray(whole.T if self.transposed else whole)
 
 
-def _pieces(params: Params, config: DecoderConfig) -> list[_Piece]:
-    """Every tensor of the model."""
+def pieces_of(stored: dict, params: Params) -> list[Piece]:
+    """Every tensor of these parameters; `stored` is the tree of how they are stored."""
     pieces = []
 
     def add(stored: Stored, array):
         array, layered = jnp.asarray(array), "{}" in stored.name
         for layer, name in enumerate(stored.names(array.shape)):
-            pieces.append(_Piece(name, array, layer if layered else None, stored.transposed))
+            pieces.append(Piece(name, array, layer if layered else None, stored.transposed))
 
-    jax.tree.map(add, stored_tensors(config), params)
+    jax.tree.map(add, stored, params)
     return pieces
 
 
-def _files(pieces: list[_Piece], dtype: str) -> list[list[_Piece]]:
+def _files(pieces: list[Piece], dtype: str) -> list[list[Piece]]:
     """What goes into each file: tensors in turn, as many as fit."""
     files, limit = [[]], max(FILE_BYTES, *(piece.size(dtype) for piece in pieces))
     room = limit
@@ -254,7 +267,7 @@ def _special_tokens(source: Path) -> dict[str, int]:
     return {f"{kind}_token_id": ids[token] for kind, token in special.items() if token in ids}
 
 
-def _write_weights(folder: Path | None, files: list[list[_Piece]], dtype: str):
+def _write_weights(folder: Path | None, files: list[list[Piece]], dtype: str):
     """Write file after file; a process that has no folder only gives its part of each tensor."""
     places, total = {}, 0
     for number, pieces in enumerate(files, 1):
@@ -266,13 +279,14 @@ def _write_weights(folder: Path | None, files: list[list[_Piece]], dtype: str):
                 tensors[piece.name], places[piece.name] = tensor, name
                 total += tensor.nbytes
         if folder is not None:
-            _write_tensors(folder / name, tensors)
+            write_tensors(folder / name, tensors)
     if folder is not None and len(files) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": places}
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _write_tensors(path: Path, tensors: dict[str, np.ndarray]):
+def write_tensors(path: Path, tensors: dict[str, np.ndarray]):
+    """Write a safetensors file; what the system refuses is an OSError."""
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:
@@ -291,7 +305,7 @@ def write_beside(folder: Path, texts: dict[str, str], source: Path):
 
 
 @contextlib.contextmanager
-def _new_directory(folder: Path):
+def new_directory(folder: Path):
     """A directory that takes the place of `folder` when the block ends well; None for processes that do not write."""
     if not is_writer():
         yield None
