@@ -26,7 +26,7 @@ def look_up(
         dtype: of the result.
         mesh: over which both are spread; None if they are on one device.
     """
-    if mesh is None:
+    if mesh is None or mesh.size == 1:
         return table[tokens].astype(dtype)
     look = functools.partial(_look_up, dtype)
     inputs = spec("vocab", "embed"), spec("rows")
