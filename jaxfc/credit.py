@@ -52,10 +52,9 @@ def make_selection(batch: int, mesh: Mesh):
 
 def make_whole(batch: int, mesh: Mesh):
     """Make `(rewards, rollouts, cot_mask) -> Lesson`: all of the `batch` groups that were sampled."""
-    groups = place_rows(mesh, np.arange(batch, dtype=np.int32))
 
     def take(rewards: Float[Array, "P G"], rollouts: Rollouts, cot_mask: Bool[Array, "B T"]) -> Lesson:
-        return Lesson(rollouts, rewards, cot_mask, groups)
+        return Lesson(rollouts, rewards, cot_mask, place_rows(mesh, np.arange(batch, dtype=np.int32)))
 
     return take
 

@@ -1,12 +1,14 @@
-"""The compiled functions of an RL run, made ahead of the first step for every bucket."""
+"""The compiled functions of a run, RL or SFT, made ahead of the first step for every bucket."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
-from jaxfc.config import TrainRL
+from jaxfc.config import TrainRL, TrainSFT
 from jaxfc.constraints import Constraints, Recorded
 from jaxfc.credit import make_credit, make_selection, make_whole
 from jaxfc.data.example import Example
@@ -16,6 +18,7 @@ from jaxfc.learner import (
     make_optimizer,
     make_policy_step,
     make_score,
+    make_sft_step,
     make_state,
     train_batch,
 )
@@ -23,7 +26,7 @@ from jaxfc.programs import Programs, abstract, describe
 from jaxfc.sampler import compile_steps, make_sampler
 from jaxfc.sharding import place_replicated, replicated, rows
 from jaxfc.truncation import words_of
-from jaxfc.types import Allowed, Params, Prompts, Rollouts, Sampling, TokenScores, TrainState
+from jaxfc.types import Allowed, Params, Prompts, Rollouts, Sampling, SftBatch, TokenScores, TrainState
 from jaxfc.workspace import Workspace
 
 CACHE_TYPES = {"compute": None, "bfloat16": jnp.bfloat16, "int8": jnp.int8}
@@ -31,10 +34,8 @@ CACHE_TYPES = {"compute": None, "bfloat16": jnp.bfloat16, "int8": jnp.int8}
 
 
 class Engine(NamedTuple):
-    """Programs, each dispatched by the bucket of its prompts, and the state that they start from."""
+    """Programs, each dispatched by the bucket of its prompts."""
 
-    state: TrainState
-    sampling: Sampling
     constrain: Callable
     """(examples) -> Recorded, or None where completions are free"""
     sample: Callable
@@ -92,18 +93,70 @@ class _Shapes:
         return self._array(jnp.float32, self._groups, self._group_size), self._of_tokens(jnp.bool_)
 
 
-def compile_engine(config: TrainRL, work: Workspace, programs: Programs) -> Engine:
-    """Compile sampling, scoring, credit and the update for the shapes that the settings fix."""
-    optimizer = make_optimizer(config.optimizer)
-    state = make_state(work.decoder, work.trained, optimizer, work.mesh)
-    sampling = make_sampling(
+def start_sft(config: TrainSFT, work: Workspace) -> tuple[TrainState, Sampling]:
+    """The state before the first update, and the settings of plain log-probabilities, on the mesh."""
+    state = make_state(work.decoder, work.trained, make_optimizer(config.optimizer), work.mesh)
+    return state, place_replicated(work.mesh, plain_sampling(config, (work.tokenizer.eos,)))
+
+
+def plain_sampling(config: TrainSFT, stop_tokens: tuple[int, ...]) -> Sampling:
+    """Log-probabilities as they are, as arrays on no mesh yet."""
+    return make_sampling(temperature=1.0, stop_tokens=stop_tokens, max_tokens=config.data.completion_length)
+
+
+def compile_sft(
+    config: TrainSFT, work: Workspace, state: TrainState, sampling: Sampling, programs: Programs
+) -> Callable:
+    """Compile the supervised update for every bucket; see `compile_engine`."""
+    optimizer, length = make_optimizer(config.optimizer), config.data.completion_length
+    step = make_sft_step(
+        work.decoder, optimizer, work.mesh, vocabulary=work.vocabulary, micro_batches=config.micro_batches
+    )
+
+    def arguments(bucket: int):
+        completions = np.zeros((config.batch, length), np.int32), np.zeros(config.batch, np.int32)
+        batch = SftBatch(describe_prompts(config.batch, bucket, work.mesh), *describe(completions, rows(work.mesh)))
+        return abstract(state), batch, sampling, abstract(work.frozen)
+
+    return programs.by_bucket("update", step, config.data.prompt_buckets, arguments)
+
+
+def describe_prompts(batch: int, bucket: int, mesh: Mesh) -> Prompts:
+    """The shapes of a batch of prompts, to compile for."""
+    prompts = Prompts(np.zeros((batch, bucket), np.int32), np.zeros(batch, np.int32))
+    return describe(prompts, rows(mesh))
+
+
+def sampling_of(config: TrainRL, stop_tokens: tuple[int, ...]) -> Sampling:
+    """How completions are drawn, as arrays on no mesh yet."""
+    return make_sampling(
         temperature=config.rollout.temperature,
         top_k=config.rollout.top_k,
         top_p=config.rollout.top_p,
-        stop_tokens=(work.tokenizer.eos,),
+        stop_tokens=stop_tokens,
         max_tokens=config.data.completion_length,
     )
-    sampling = place_replicated(work.mesh, sampling)
+
+
+def start(config: TrainRL, work: Workspace) -> tuple[TrainState, Sampling]:
+    """The state before the first update, and how completions are drawn, on the mesh."""
+    state = make_state(work.decoder, work.trained, make_optimizer(config.optimizer), work.mesh)
+    return state, place_replicated(work.mesh, sampling_of(config, (work.tokenizer.eos,)))
+
+
+def compile_engine(
+    config: TrainRL, work: Workspace, state: TrainState, sampling: Sampling, programs: Programs
+) -> Engine:
+    """Compile sampling, scoring, credit and the update for the shapes that the settings fix.
+
+    Args:
+        config: the run's settings.
+        work: what it starts from. Its parameters, the state and the sampling may be arrays or descriptions of them.
+        state: before the first update.
+        sampling: how completions are drawn.
+        programs: compiles and lists them.
+    """
+    optimizer = make_optimizer(config.optimizer)
     sample = _compile_sampler(config, work, programs, sampling)
     choose = _compile_choice(config, work, programs)
     old, reference = _compile_scores(config, work, programs, sampling)
@@ -123,8 +176,6 @@ def compile_engine(config: TrainRL, work: Workspace, programs: Programs) -> Engi
         return abstract(state), describe(batch, rows(work.mesh)), sampling, abstract(work.frozen)
 
     return Engine(
-        state,
-        sampling,
         _make_constrain(config, work),
         sample,
         choose,

@@ -219,14 +219,22 @@ def _make_update(loss_fn, optimizer: optax.GradientTransformation, micro_batches
 
     def update(state: TrainState, batch: TrainBatch | SftBatch, sampling: Sampling, frozen: Params | None = None):
         counts, parts = count(batch.lengths), deal(batch, micro_batches)
-        total = gradient(state.params, frozen, jax.tree.map(lambda a: a[0], parts), sampling, counts)
-        if micro_batches > 1:
+
+        def of(part):
+            return gradient(state.params, frozen, part, sampling, counts)
+
+        first = jax.tree.map(lambda a: a[0], parts)
+        if micro_batches == 1:
+            total = of(first)
+        else:
 
             def add(total, part):
-                gradients, tally = gradient(state.params, frozen, part, sampling, counts)
+                gradients, tally = of(part)
                 return (jax.tree.map(jnp.add, total[0], gradients), total[1] + tally), None
 
-            total, _ = jax.lax.scan(add, total, jax.tree.map(lambda a: a[1:], parts))
+            none = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(of, first))
+            none = jax.lax.with_sharding_constraint(none[0], placement), none[1]
+            total, _ = jax.lax.scan(add, none, parts)
         gradients, tally = total
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics = tally.sums | tally.tops | {"optim/grad_norm": optax.tree.norm(gradients)}

@@ -20,13 +20,14 @@ from jaxfc.data.example import Example
 from jaxfc.data.pipeline import Batches, open_examples
 from jaxfc.decoding import make_steps
 from jaxfc.draws import make_sampling
+from jaxfc.engine import describe_prompts
 from jaxfc.evaluate import make_greedy
 from jaxfc.files import write_atomically
 from jaxfc.programs import Programs, describe
 from jaxfc.rewards import judge_completion
 from jaxfc.sampler import compile_steps, make_sampler
-from jaxfc.sharding import replicated, rows
-from jaxfc.types import Params, Prompts, TrainState
+from jaxfc.sharding import replicated
+from jaxfc.types import Params, TrainState
 from jaxfc.workspace import Workspace
 
 
@@ -188,18 +189,12 @@ def _compile_sampler(config: Evaluation, work: Workspace, programs: Programs):
     def arguments(bucket: int):
         sampling = make_sampling(temperature=0.0, stop_tokens=(work.tokenizer.eos,), max_tokens=length)
         whole = describe((jax.random.key(0), sampling), replicated(work.mesh))
-        return work.policy(work.trained), describe_prompts(config.batch, bucket, work), *whole
+        return work.policy(work.trained), describe_prompts(config.batch, bucket, work.mesh), *whole
 
     steps = compile_steps(
         programs, "evaluate", steps, config.data.prompt_buckets, arguments, constrained=config.constrain
     )
     return make_sampler(steps, work.mesh)
-
-
-def describe_prompts(batch: int, bucket: int, work: Workspace) -> Prompts:
-    """The shapes of a batch of prompts, to compile for."""
-    prompts = Prompts(np.zeros((batch, bucket), np.int32), np.zeros(batch, np.int32))
-    return describe(prompts, rows(work.mesh))
 
 
 def floats(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -4,24 +4,22 @@ import dataclasses
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from jaxfc.command import InputError
 from jaxfc.config import Data, Model, Prompt, TrainSFT
 from jaxfc.data.pipeline import Batches, open_examples
 from jaxfc.data.prompts import completion_text, prompt_messages
-from jaxfc.draws import make_sampling
-from jaxfc.learner import make_optimizer, make_sft_step, make_state
+from jaxfc.engine import compile_sft, start_sft
 from jaxfc.metrics import Metrics
 from jaxfc.models.create import make_config, make_tokenizer, mimetic_params
 from jaxfc.models.decoder import Decoder
 from jaxfc.models.weights import save_model
-from jaxfc.programs import Programs, abstract, describe
+from jaxfc.programs import Programs
 from jaxfc.report import write_report
-from jaxfc.run import Clock, HeldOut, RunFolder, describe_prompts, floats
-from jaxfc.sharding import place_replicated, place_rows, rows
+from jaxfc.run import Clock, HeldOut, RunFolder, floats
+from jaxfc.sharding import place_rows
 from jaxfc.types import SftBatch
-from jaxfc.workspace import Workspace, export, open_workspace
+from jaxfc.workspace import export, open_workspace
 
 
 def train_sft(config: TrainSFT, *, dry_run: bool = False) -> dict[str, int | float]:
@@ -34,16 +32,17 @@ def train_sft(config: TrainSFT, *, dry_run: bool = False) -> dict[str, int | flo
     if dry_run:
         return {}
     folder, clock, programs = RunFolder(config, work, "sft"), Clock(), Programs(config.compile_cache)
-    state, sampling, update = clock("compile", compile_sft, config, work, programs)
+    state, sampling = start_sft(config, work)
+    update = clock("compile", compile_sft, config, work, state, sampling, programs)
     held_out = HeldOut(config.evaluation, work, programs)
-    start, state, notes = folder.resume(state, batches)
+    first, state, notes = folder.resume(state, batches)
     batches.prepare()
     clock("compile", programs.finish)
     notes = notes or clock("evaluate", held_out.measure, work.policy(work.trained), "eval/before")
 
-    with Metrics(folder.path, start, config.steps) as log:
+    with Metrics(folder.path, first, config.steps) as log:
         log.note(programs.listing())
-        for step in range(start, config.steps):
+        for step in range(first, config.steps):
             batch = clock("data", next, batches)
             arrays = place_rows(work.mesh, SftBatch(batch.prompts, batch.completions, batch.lengths))
             state, learning = clock("update", update, state, arrays, sampling, work.frozen)
@@ -57,25 +56,6 @@ def train_sft(config: TrainSFT, *, dry_run: bool = False) -> dict[str, int | flo
     summary = folder.summarize(notes | after, clock, programs)
     write_report(folder.path)
     return summary
-
-
-def compile_sft(config: TrainSFT, work: Workspace, programs: Programs):
-    """The first state, the sampling settings of plain log-probabilities, and the compiled update."""
-    optimizer = make_optimizer(config.optimizer)
-    state = make_state(work.decoder, work.trained, optimizer, work.mesh)
-    length = config.data.completion_length
-    sampling = make_sampling(temperature=1.0, stop_tokens=(work.tokenizer.eos,), max_tokens=length)
-    sampling = place_replicated(work.mesh, sampling)
-    step = make_sft_step(
-        work.decoder, optimizer, work.mesh, vocabulary=work.vocabulary, micro_batches=config.micro_batches
-    )
-
-    def arguments(bucket: int):
-        completions = np.zeros((config.batch, length), np.int32), np.zeros(config.batch, np.int32)
-        batch = SftBatch(describe_prompts(config.batch, bucket, work), *describe(completions, rows(work.mesh)))
-        return abstract(state), batch, sampling, abstract(work.frozen)
-
-    return state, sampling, programs.by_bucket("update", step, config.data.prompt_buckets, arguments)
 
 
 def create_model(config: TrainSFT) -> Model:

@@ -3,7 +3,7 @@
 from jaxfc.advantages import require_signal
 from jaxfc.config import TrainRL
 from jaxfc.data.pipeline import Batches, open_examples
-from jaxfc.engine import compile_engine
+from jaxfc.engine import compile_engine, start
 from jaxfc.learner import train_batch
 from jaxfc.metrics import Metrics
 from jaxfc.programs import Programs
@@ -29,19 +29,20 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, int | float]:
     if dry_run:
         return {}
     folder, clock, programs = RunFolder(config, work, "rl"), Clock(), Programs(config.compile_cache)
-    engine = clock("compile", compile_engine, config, work, programs)
+    state, sampling = start(config, work)
+    engine = clock("compile", compile_engine, config, work, state, sampling, programs)
     held_out = HeldOut(config.evaluation, work, programs)
-    start, state, notes = folder.resume(engine.state, batches)
+    first, state, notes = folder.resume(state, batches)
     batches.prepare()
     clock("compile", programs.finish)
     notes = notes or clock("evaluate", held_out.measure, work.policy(work.trained), "eval/before")
-    sampling, entropy = engine.sampling, config.algorithm.entropy
+    entropy = config.algorithm.entropy
     bonus_is_on = entropy is not None and entropy.scale > 0
 
     judge, room = Judge(tokenizer.table, work.prompt, syntax), config.data.completion_length
-    with judging_pool(judge, config.reward) as pool, Metrics(folder.path, start, config.steps) as log:
+    with judging_pool(judge, config.reward) as pool, Metrics(folder.path, first, config.steps) as log:
         log.note(programs.listing())
-        for step in range(start, config.steps):
+        for step in range(first, config.steps):
             batch, policy = clock("data", next, batches), work.policy(state.params)
             prompts = place_rows(mesh, batch.prompts)
             key = step_key(mesh, config.seed, step, "rollout")

@@ -15,7 +15,7 @@ from jaxfc.benchmarks.peers import NO_TOKEN, GroupBatch, PeerTraining, TrainingP
 from jaxfc.benchmarks.settings import LoopBenchmark, check_peers
 from jaxfc.benchmarks.workload import Subject, full_prompts, make_subject, peers_of, random_tokens
 from jaxfc.config import Data, Model, Prompt, Tasks, TrainRL
-from jaxfc.engine import compile_engine
+from jaxfc.engine import compile_engine, start
 from jaxfc.learner import make_optimizer, train_batch
 from jaxfc.models.decoder import parameter_count
 from jaxfc.programs import Programs
@@ -97,8 +97,8 @@ def our_step(settings: LoopBenchmark, subject: Subject, tokens: np.ndarray, cloc
     mesh = subject.mesh
     tokenizer = NeverEnds(subject.config.vocab_size)
     work = Workspace(Path(), mesh, tokenizer, Prompt(), subject.decoder, subject.params, digest="")
-    engine = compile_engine(config, work, Programs())
-    sampling, state = engine.sampling, engine.state
+    state, sampling = start(config, work)
+    engine = compile_engine(config, work, state, sampling, Programs())
     # Each token may be one of the chain of thought.
     cot_mask = np.ones((settings.prompts * settings.algorithm.group_size, settings.new_tokens), bool)
 
