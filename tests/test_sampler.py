@@ -136,7 +136,7 @@ def test_tokens_are_drawn_as_often_as_the_distribution_says(changed):
 def test_every_setting_takes_effect_on_a_live_sampler_without_a_compile():
     free, greedy = draw(), draw(temperature=0.0)
     programs = [step._cache_size() for step in compiled(steps())]
-    assert programs == [1] * 4
+    assert programs == [1] * 5
     assert not np.array_equal(free.tokens, greedy.tokens)
     # A lone choice is the likeliest token, whatever the temperature; its logprob is then 0, and not 0 when greedy.
     for only_one in (draw(top_k=1), draw(top_p=1e-6), draw(temperature=1e-4)):

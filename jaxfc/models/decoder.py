@@ -339,13 +339,22 @@ class Decoder:
         Cast and sliced once, ahead of a loop, they give the same numbers as in every product, with less to read;
         merged, the same but for rounding.
         """
+        layers = (self.layer_weights(params, layer) for layer in range(self.config.layers))
+        return self.outer_weights(params) | {"blocks": tuple(layers)}
 
+    def layer_weights(self, params: Params, layer: int | Int[Array, ""]) -> Params:
+        """One layer of `weights`: made apart, nothing but it is held twice meanwhile."""
+        return self._cast(merge(jax.tree.map(lambda a: a[layer], params["blocks"]), self.lora))
+
+    def outer_weights(self, params: Params) -> Params:
+        """What `weights` has beside the layers."""
+        return self._cast({name: part for name, part in params.items() if name != "blocks"})
+
+    def _cast(self, params: Params) -> Params:
         def cast(path, leaf):
             return leaf.astype(self.dtype) if path[-1].key in ("kernel", "embed", "head") else leaf
 
-        params = jax.tree_util.tree_map_with_path(cast, merge(params, self.lora))
-        layers = (jax.tree.map(lambda a, at=at: a[at], params["blocks"]) for at in range(self.config.layers))
-        return params | {"blocks": tuple(layers)}
+        return jax.tree_util.tree_map_with_path(cast, params)
 
     def weight_axes(self) -> Params:
         """Logical axes of what `weights` makes, as `axes` are those of the parameters.
