@@ -36,7 +36,10 @@ def repeat_heads(layer: Params, kv_heads: int, mesh: Mesh | None, dtype: Any) ->
         return layer
 
     def repeat(leaf: Float[Array, "... KDh"], *axes: str | None) -> Float[Array, "... HeldDh"]:
-        heads = constrain(mesh, leaf.astype(dtype), *axes, None).reshape(*leaf.shape[:-1], kv_heads, -1)
+        cut = leaf.shape[-1] % mesh.shape["tensor"] == 0
+        # Pinned to its place first: what is gathered is then what has been cast.
+        whole = constrain(mesh, constrain(mesh, leaf.astype(dtype), *axes, "kv_heads" if cut else None), *axes, None)
+        heads = whole.reshape(*leaf.shape[:-1], kv_heads, -1)
         return constrain(mesh, jnp.repeat(heads, copies, axis=-2).reshape(*leaf.shape[:-1], -1), *axes, "kv_heads")
 
     def repeated(linear: Params) -> Params:
