@@ -11,7 +11,7 @@ from jax.sharding import Mesh as DeviceMesh
 from jaxfc.command import InputError, dump, load
 from jaxfc.config import Lora, Mesh, Model, Prompt
 from jaxfc.data.prompts import Tokenizer
-from jaxfc.models.architecture import read_decoder_config
+from jaxfc.models.architecture import check_tensor_axis, read_decoder_config
 from jaxfc.models.converted import holds_params, restore_params
 from jaxfc.models.decoder import Decoder
 from jaxfc.models.lora import combine, merge
@@ -77,8 +77,8 @@ def open_workspace(model: Model, mesh: Mesh, prompt: Prompt | None, lora: Lora |
             f"{source}: the tokenizer has {tokenizer.vocabulary} tokens, but the model's embedding only "
             f"{config.vocab_size} rows."
         )
-    devices = make_mesh((mesh.data, mesh.fsdp, mesh.tensor))
     check_tensor_axis(config, mesh.tensor)
+    devices = make_mesh((mesh.data, mesh.fsdp, mesh.tensor))
     decoder = Decoder(config, dtype=compute_dtype(model.compute), remat=model.remat, mesh=devices, lora=lora)
     return Workspace(
         source,
@@ -90,15 +90,6 @@ def open_workspace(model: Model, mesh: Mesh, prompt: Prompt | None, lora: Lora |
         digest_of(source),
         None if lora is None else start_adapters(lora, decoder, devices),
     )
-
-
-def check_tensor_axis(config, tensor: int):
-    """Refuse a tensor axis that does not divide what it splits."""
-    sizes = {"query heads": config.heads, "key-value heads": config.kv_heads, "hidden width": config.hidden_width}
-    sizes["vocabulary rows"] = config.vocab_size
-    for name, size in sizes.items():
-        if size % tensor:
-            raise InputError(f"mesh.tensor is {tensor}, which does not divide the model's {size} {name}.")
 
 
 def compute_dtype(compute: str):
