@@ -25,6 +25,14 @@ class InputError(ValueError):
     """A mistake of the user's; the message says what was found, where, and what would be right."""
 
 
+class Preempted(Exception):
+    """The machine is being taken away; what is needed to go on is saved."""
+
+
+PREEMPTED = 75
+"""The exit code that says so: the same command goes on where this one stopped (EX_TEMPFAIL of sysexits.h)."""
+
+
 # Settings in
 
 
@@ -263,7 +271,7 @@ def run_command(
 
     `arguments` has `config`, `dry_run`, `json` and what `extra` added. With --json, the mapping that `main` returns is
     printed as one JSON object on standard output. A mistake in the input, or output that cannot be written, ends the
-    process with code 2 and one message on standard error.
+    process with code 2 and one message on standard error; a run whose machine is taken away ends with `PREEMPTED`.
 
     Args:
         main: the work; with `arguments.dry_run` it checks everything and stops.
@@ -285,6 +293,9 @@ def run_command(
     except (InputError, OutputError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
+    except Preempted as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(PREEMPTED) from None
     except KeyboardInterrupt:
         print("Interrupted; the same command resumes from what was saved.", file=sys.stderr)
         raise SystemExit(130) from None

@@ -101,8 +101,7 @@ class Mesh:
     fsdp: int = 1
     """Parts into which parameters, optimizer state and the batch are split."""
     tensor: int = 1
-    """Parts into which heads, hidden width and vocabulary are split; more than there are key-value heads may share one of
-    these."""
+    """Parts into which heads, hidden width and vocabulary are split; several may share one key-value head."""
 
     def __post_init__(self):
         for axis, size in dataclasses.asdict(self).items():

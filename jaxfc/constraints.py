@@ -14,6 +14,7 @@ from jaxfc.command import InputError
 from jaxfc.config import Prompt
 from jaxfc.data.example import Example
 from jaxfc.data.prompts import ANSWER, END_ANSWER, END_THINK, Tokenizer
+from jaxfc.processes import Share, exchange
 from jaxfc.truncation import words_of
 from jaxfc.types import Allowed
 
@@ -82,7 +83,7 @@ class Constraints:
         A set of tools whose grammar llguidance refuses, for its size, leaves its completions free (`refused`).
         """
         regions = [example and self._region(answer_grammar(example.tools)) for example in examples]
-        refused = sum(example is not None and region is None for example, region in zip(examples, regions, strict=True))
+        refused = [example is not None and region is None for example, region in zip(examples, regions, strict=True)]
         return Constrained(self, [Row(region) for region in regions for _ in range(group_size)], refused)
 
     def fill(self, matchers: Sequence[tuple[Any, int]], masks: UInt32[np.ndarray, "n W"]):
@@ -102,10 +103,10 @@ class Constraints:
 class Constrained:
     """A batch of completions under way."""
 
-    def __init__(self, constraints: Constraints, rows: Sequence[Row], refused: int):
+    def __init__(self, constraints: Constraints, rows: Sequence[Row], refused: Sequence[bool]):
         self._constraints, self._rows = constraints, rows
-        self.refused = refused
-        """Prompts whose tools have no grammar that llguidance takes."""
+        self.refused = np.array(refused, bool)
+        """[P]: whether the tools of each prompt have no grammar that llguidance takes."""
         eos = constraints.tokens.eos_token_id
         self.only_end = np.zeros(constraints.words, np.uint32)
         """The mask that allows nothing but the token which ends a completion."""
@@ -162,23 +163,24 @@ class Constrained:
 class Recorded:
     """Completions under way whose masks are kept, so that others can score them as they were drawn."""
 
-    def __init__(self, constrained: Constrained, *, prompts: int, group_size: int, length: int, masks: int):
+    def __init__(self, constrained: Constrained, *, share: Share, group_size: int, length: int, masks: int):
         """Begin with no mask.
 
         Args:
-            constrained: the completions, none of which has begun.
-            prompts: P.
+            constrained: the completions that this process holds, none of which has begun.
+            share: which prompts of the batch they answer (p).
             group_size: G.
             length: T.
             masks: M, at least 2; where the completions of a prompt need more, an answer can only end.
         """
-        self._constrained, self._group_size = constrained, group_size
+        self._constrained, self._group_size, self._share = constrained, group_size, share
+        prompts = len(share.held)
         self._table = np.full((prompts, masks, constrained.only_end.size), ANYTHING)
         self._table[:, 1] = constrained.only_end
         self._index = np.zeros((prompts * group_size, length), np.int32)
         known = {_key(self._table[0, number]): number for number in (0, 1)}
         self._known = [dict(known) for _ in range(prompts)]
-        self._cut = 0
+        self._cut = np.zeros(prompts, int)
 
     def masks(
         self, rows: Int[np.ndarray, " n"], lengths: Int[np.ndarray, " n"], last: Int[np.ndarray, " n"]
@@ -193,23 +195,25 @@ class Recorded:
         return masks
 
     def allowed(self) -> Allowed:
-        """The masks so far, as arrays of the host: `table` [P, M, W] and `index` [B, T]."""
+        """The masks so far, as arrays of the host: `table` [p, M, W] and `index` [b, T]."""
         return Allowed(self._table, self._index)
 
     def metrics(self) -> dict[str, int]:
         """`constrain/masks` of the prompt that needed most; `constrain/cut`, answers that had to end.
 
-        And `constrain/refused`, prompts that were left free.
+        And `constrain/refused`, prompts that were left free. They are of the whole batch, on all processes.
         """
-        most = max(map(len, self._known))
-        return {"constrain/masks": most, "constrain/cut": self._cut, "constrain/refused": self._constrained.refused}
+        own = self._share.own
+        counts = max(map(len, self._known)), int(self._cut[own].sum()), int(self._constrained.refused[own].sum())
+        masks, cut, refused = zip(*exchange(counts), strict=True)
+        return {"constrain/masks": max(masks), "constrain/cut": sum(cut), "constrain/refused": sum(refused)}
 
     def _number(self, prompt: int, mask: UInt32[np.ndarray, " W"]) -> int:
         """Which of its prompt's masks this is."""
         known, key = self._known[prompt], _key(mask)
         if key not in known:
             if len(known) == self._table.shape[1]:
-                self._cut += 1
+                self._cut[prompt] += 1
                 return 1
             self._table[prompt, len(known)] = mask
             known[key] = len(known)

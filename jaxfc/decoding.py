@@ -71,7 +71,6 @@ class Progress(NamedTuple):
     """Every completion has finished."""
     admits: Bool[Array, ""]
     """Prompts wait and can be prefilled."""
-    finished: Bool[Array, "n b"]
     work: Work
     """Of this advance."""
 
@@ -156,7 +155,7 @@ def make_steps(
         finished = decoding.output.finished
         work = jax.tree.map(jnp.subtract, decoding.work, before)
         due = _admission_is_due(decoding.slots, plan)
-        return decoding, Progress(finished.all(), due, finished, work)
+        return decoding, Progress(finished.all(), due, work)
 
     def end(decoding: Decoding, prompts: Prompts) -> Rollouts:
         output = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), decoding.output)

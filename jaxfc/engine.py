@@ -24,7 +24,7 @@ from jaxfc.learner import (
 )
 from jaxfc.programs import Programs, abstract, describe
 from jaxfc.sampler import compile_steps, make_sampler
-from jaxfc.sharding import place_replicated, replicated, rows
+from jaxfc.sharding import place_replicated, replicated, rows, share_of
 from jaxfc.truncation import words_of
 from jaxfc.types import Allowed, Params, Prompts, Rollouts, Sampling, SftBatch, TokenScores, TrainState
 from jaxfc.workspace import Workspace
@@ -214,11 +214,12 @@ def _make_constrain(config: TrainRL, work: Workspace) -> Callable:
     if config.rollout.constrain is None:
         return lambda examples: None
     constraints = Constraints(work.tokenizer, work.prompt)
-    sizes = {"group_size": config.algorithm.group_size, "length": config.data.completion_length}
+    group, length, masks = config.algorithm.group_size, config.data.completion_length, config.rollout.constrain.masks
+    share = share_of(work.mesh, config.batch * config.algorithm.oversample)
 
     def constrain(examples: Sequence[Example]) -> Recorded:
-        constrained = constraints.begin(examples, group_size=config.algorithm.group_size)
-        return Recorded(constrained, prompts=len(examples), masks=config.rollout.constrain.masks, **sizes)
+        constrained = constraints.begin(examples, group_size=group)
+        return Recorded(constrained, share=share, group_size=group, length=length, masks=masks)
 
     return constrain
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh as DeviceMesh
 
 from jaxfc.calls.match import judge_answer
@@ -29,8 +28,9 @@ from jaxfc.decoding import make_steps
 from jaxfc.draws import make_sampling
 from jaxfc.files import explain_failure, to_json, write_atomically
 from jaxfc.metrics import is_writer
+from jaxfc.processes import deal, exchange, from_writer
 from jaxfc.sampler import Effort, make_sampler
-from jaxfc.sharding import fetch, place_replicated, place_rows, replicated
+from jaxfc.sharding import held, place_held, place_key, place_replicated, share_of
 from jaxfc.types import Params, Rollouts
 from jaxfc.workspace import Workspace
 
@@ -122,32 +122,35 @@ def make_greedy(
     sampling = place_replicated(
         mesh, make_sampling(temperature=0.0, stop_tokens=(tokenizer.eos,), max_tokens=max_tokens)
     )
-    key = jax.device_put(jax.random.key(0), replicated(mesh))  # Greedy decoding draws nothing.
+    key = place_key(mesh, jax.random.key(0))  # Greedy decoding draws nothing.
+
+    share = share_of(mesh, batch)
 
     def complete(
-        params: Params, examples: Sequence[Example], prompts: Sequence[Sequence[int]], bucket: int
-    ) -> list[str]:
-        fill = batch - len(prompts)
-        placed = place_rows(mesh, pad_prompts([*prompts, *[[]] * fill], bucket))
-        held = constraints and constraints.begin([*examples, *[None] * fill], group_size=1)
-        rollouts, _ = sample(params, placed, key, sampling, constrained=held)
-        tokens, lengths, ended = fetch((rollouts.tokens, rollouts.lengths, rollouts.ended))
+        params: Params, examples: Sequence[Example], chosen: Sequence[int], tokens_of: Callable, bucket: int
+    ) -> dict[int, str]:
+        """Texts of a batch of examples, chosen by index: of those that are this process's own."""
+        mine = [chosen[row] if row < len(chosen) else None for row in share.held]
+        prompts = pad_prompts([[] if index is None else tokens_of(index) for index in mine], bucket)
+        held_to = constraints and constraints.begin(
+            [None if index is None else examples[index] for index in mine], group_size=1
+        )
+        rollouts, _ = sample(params, place_held(mesh, prompts), key, sampling, constrained=held_to)
+        tokens, lengths, ended = held((rollouts.tokens, rollouts.lengths, rollouts.ended))
         # The token that ends a completion is no part of its text.
-        rows = zip(tokens, lengths - ended.astype(np.int32), strict=True)
-        return [tokenizer.text(row[:length].tolist()) for row, length in rows][: len(prompts)]
+        rows = zip(mine, share.own, tokens, lengths - ended.astype(np.int32), strict=True)
+        return {index: tokenizer.text(row[:n].tolist()) for index, own, row, n in rows if own and index is not None}
 
     def generate(params: Params, examples: Sequence[Example]) -> list[str | None]:
-        texts: list[str | None] = [None] * len(examples)
-        waiting: dict[int | None, list[tuple[int, Example, list[int]]]] = {bucket: [] for bucket in (*buckets, None)}
-        for index, example in enumerate(examples):
-            tokens = prompt_tokens(example, tokenizer, prompt)
-            waiting[bucket_of(len(tokens), buckets)].append((index, example, tokens))
+        tokens_of = functools.cache(lambda index: prompt_tokens(examples[index], tokenizer, prompt))
+        placed = deal(lambda index: bucket_of(len(tokens_of(index)), buckets), range(len(examples)))
+        texts: dict[int, str] = {}
         for bucket in buckets:
-            for start in range(0, len(waiting[bucket]), batch):
-                indices, *given = zip(*waiting[bucket][start : start + batch], strict=True)
-                for index, text in zip(indices, complete(params, *given, bucket), strict=True):
-                    texts[index] = text
-        return texts
+            waiting = [index for index, its_bucket in enumerate(placed) if its_bucket == bucket]
+            for start in range(0, len(waiting), batch):
+                texts |= complete(params, examples, waiting[start : start + batch], tokens_of, bucket)
+        everywhere = {index: text for of_process in exchange(texts) for index, text in of_process.items()}
+        return [everywhere.get(index) for index in range(len(examples))]
 
     return generate
 
@@ -171,15 +174,16 @@ def judge_completions(
     examples: Sequence[Example], texts: Sequence[str | None], answer_of: Callable[[str], str], syntax: Syntax
 ) -> list[Outcome]:
     """One outcome for each example, in order. Arguments as of `evaluate`; `texts` are the completions."""
-    outcomes = []
-    for example, text in zip(examples, texts, strict=True):
+
+    def judge(pair: tuple[Example, str | None]) -> Outcome:
+        example, text = pair
         if text is None:
-            outcomes.append(Outcome(example.id, example.kind, None, "", False, PROMPT_TOO_LONG, ""))
-            continue
+            return Outcome(example.id, example.kind, None, "", False, PROMPT_TOO_LONG, "")
         answer = answer_of(text)
         verdict = judge_answer(answer, example.tools, example.accepted, syntax)
-        outcomes.append(Outcome(example.id, example.kind, text, answer, verdict.ok, verdict.reason, verdict.detail))
-    return outcomes
+        return Outcome(example.id, example.kind, text, answer, verdict.ok, verdict.reason, verdict.detail)
+
+    return deal(judge, list(zip(examples, texts, strict=True)))
 
 
 def score(outcomes: Sequence[Outcome]) -> Scores:
@@ -266,7 +270,7 @@ def evaluate_into(
     """`evaluate`, batch by batch, into `outputs.jsonl` and `scores.json`.
 
     Until both are there, finished batches stand in `outputs.partial.jsonl`; called again with the same examples and
-    settings, it continues from them. On several hosts the folder is one that all of them see.
+    settings, it continues from them. On several hosts process 0 reads and writes them.
 
     Args:
         folder: where the files go; made if need be.
@@ -285,23 +289,27 @@ def evaluate_into(
     if len({example.id for example in examples}) != len(examples):
         repeated, _ = collections.Counter(example.id for example in examples).most_common(1)[0]
         raise InputError(f"example id {repeated!r} occurs more than once; outputs are kept by id.")
-    partial = folder / "outputs.partial.jsonl"
-    done = _open_partial(partial, _digest(examples, settings, syntax))
+    partial, digest = folder / "outputs.partial.jsonl", _digest(examples, settings, syntax)
+    if len(set(exchange(digest))) > 1:
+        raise InputError("the processes evaluate different models, examples or settings; give all of them the same.")
+    done = from_writer(lambda: _open_partial(partial, digest))
     waiting = [example for example in examples if example.id not in done]
     for start in range(0, len(waiting), batch_size):
         batch = waiting[start : start + batch_size]
         outcomes = judge_completions(batch, generate(batch), answer_of, syntax)
         done.update((outcome.id, outcome) for outcome in outcomes)
-        if is_writer():
-            _append(partial, outcomes)
+        from_writer(functools.partial(_append, partial, outcomes))
         report(f"{len(done)} of {len(examples)} evaluated, {sum(outcome.ok for outcome in done.values())} right")
     outcomes = [done[example.id] for example in examples]
     scores = score(outcomes)
-    if is_writer():
-        document = scores.to_json() | {"aggregates": dict(summarize(scores)), "settings": dict(settings)}
+    document = scores.to_json() | {"aggregates": dict(summarize(scores)), "settings": dict(settings)}
+
+    def write():
         write_atomically(folder / "outputs.jsonl", _lines(outcomes))
         write_atomically(folder / "scores.json", to_json(document, indent=2) + "\n")
         partial.unlink()
+
+    from_writer(write)
     return scores
 
 
@@ -314,13 +322,11 @@ def _digest(examples: Sequence[Example], settings: Mapping[str, Any], syntax: Sy
 
 def _open_partial(path: Path, digest: str) -> dict[str, Outcome]:
     """The outcomes of an interrupted evaluation, by id; a new file with nothing in it if there was none."""
-    if is_writer():
-        if not path.exists():
-            write_atomically(path, json.dumps({"evaluation": digest}) + "\n")
-        content = path.read_bytes()
-        # A line that was being written has no end yet.
-        os.truncate(path, content.rfind(b"\n") + 1)
-    multihost_utils.sync_global_devices("partial outputs are there")
+    if not path.exists():
+        write_atomically(path, json.dumps({"evaluation": digest}) + "\n")
+    content = path.read_bytes()
+    # A line that was being written has no end yet.
+    os.truncate(path, content.rfind(b"\n") + 1)
     header, *rows = path.read_bytes().splitlines() or [b""]
     try:
         found = json.loads(header)

@@ -1,5 +1,6 @@
 """Completions -> verdicts -> rewards, on the host."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from jaxfc.calls.parse import Syntax
 from jaxfc.config import Prompt, Reward
 from jaxfc.data.example import Example
 from jaxfc.data.prompts import Completion, Tokenizer, completion_tokens, cot_mask, pieces_of, read_completion
+from jaxfc.processes import Share, exchange
 from jaxfc.workers import Here, Lost, Workers
 
 CHUNK = 64
@@ -19,14 +21,16 @@ CHUNK = 64
 
 
 class Judged(NamedTuple):
-    """What the host finds in a batch of rollouts, row = p * G + g."""
+    """What is found in the rollouts that a process holds of a batch, row = p * G + g."""
 
     rewards: np.ndarray
-    """[P, G] float32, 0 or 1."""
+    """[p, G] float32, 0 or 1."""
     cot_mask: np.ndarray
-    """[B, T] bool: the tokens of the chain of thought."""
+    """[b, T] bool: the tokens of the chain of thought."""
     verdicts: list[Verdict]
-    """B of them."""
+    """b of them."""
+    share: Share
+    """Which prompts of the batch these are."""
 
 
 def syntax_of(config: Reward) -> Syntax:
@@ -89,18 +93,32 @@ def judging_pool(judge: Callable, config: Reward) -> Here | Workers:
 
 
 class Judging:
-    """The judging of one batch of rollouts, which begins while they are being sampled."""
+    """The judging of one batch of rollouts, which begins while they are being sampled.
 
-    def __init__(self, examples: Sequence[Example], pool: Here | Workers, *, group_size: int, length: int):
+    Rows are those of the completions that this process holds. Where others hold some of them too, each process judges
+    its own and is told of the others': a verdict, which a deadline may have a part in, is then the same for all.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        pool: Here | Workers,
+        *,
+        group_size: int,
+        length: int,
+        share: Share | None = None,
+    ):
         """Begin with nothing submitted.
 
         Args:
-            examples: P of them.
+            examples: p of them.
             pool: see `judging_pool`.
             group_size: completions of each (G); row p * G + g is of example p.
             length: room for a completion (T).
+            share: which prompts of the batch these examples are; None: all.
         """
         self._examples, self._pool, self._group = examples, pool, group_size
+        self._share = Share.whole(len(examples)) if share is None else share
         rows = len(examples) * group_size
         self._mask = np.zeros((rows, length), bool)
         self._verdicts: list[Verdict | None] = [None] * rows
@@ -114,10 +132,10 @@ class Judging:
         lengths: Int[np.ndarray, " n"],
         ended: Bool[np.ndarray, " n"],
     ):
-        """Have completions judged; with worker processes this returns at once.
+        """Have completions judged, if they are this process's own; with worker processes this returns at once.
 
         Args:
-            rows: which ones; each row of the batch is submitted once, in any order.
+            rows: which ones; each row is submitted once, in any order.
             tokens: what was sampled.
             lengths: tokens of each, the one that ends it included.
             ended: False where a completion was cut at the limit; such a one is wrong.
@@ -129,6 +147,7 @@ class Judging:
             raise RuntimeError(f"of the completions {_some(rows)} some were submitted to the judge before.")
         self._submitted[rows] = True
         order = np.argsort(rows)  # Neighbours share an example, which then travels once.
+        order = order[self._share.own[rows[order] // self._group]]
         for start in range(0, len(order), CHUNK):
             chosen = order[start : start + CHUNK]
             items = [
@@ -153,8 +172,22 @@ class Judging:
                 else:
                     self._verdicts[row], thought = result
                     self._mask[row, : len(thought)] = thought
-        rewards = np.array([verdict.ok for verdict in self._verdicts], np.float32)
-        return Judged(rewards.reshape(len(self._examples), self._group), self._mask, self._verdicts)
+        if not self._share.is_exclusive:
+            self._learn_the_others()
+        rewards = np.array([verdict.ok for verdict in self._verdicts], np.float32).reshape(-1, self._group)
+        return Judged(rewards, self._mask, self._verdicts, self._share)
+
+    def _learn_the_others(self):
+        """Take over what other processes have found in rows that this one holds too."""
+        numbers = (self._share.held[:, None] * self._group + np.arange(self._group)).reshape(-1)
+        found = {
+            number: (self._verdicts[row], self._mask[row])
+            for row, number in enumerate(numbers.tolist())
+            if self._verdicts[row] is not None
+        }
+        everywhere = {number: result for part in exchange(found) for number, result in part.items()}
+        for row, number in enumerate(numbers.tolist()):
+            self._verdicts[row], self._mask[row] = everywhere[number]
 
 
 def _some(rows: np.ndarray) -> str:
@@ -172,25 +205,47 @@ def judge_rollouts(
 
 
 def shuffled(judged: Judged, seed: tuple[int, int]) -> Judged:
-    """The control experiment: the same rewards, dealt out at random over the batch."""
-    rewards = np.random.default_rng(seed).permutation(judged.rewards.reshape(-1))
-    return judged._replace(rewards=rewards.reshape(judged.rewards.shape))
+    """The control experiment: the same rewards, dealt out at random over the whole batch, on all processes."""
+    share, group = judged.share, judged.rewards.shape[1]
+    whole = np.zeros((share.batch, group), judged.rewards.dtype)
+    for held, rewards in exchange((share.held, judged.rewards)):
+        whole[held] = rewards
+    dealt = np.random.default_rng(seed).permutation(whole.reshape(-1)).reshape(whole.shape)
+    return judged._replace(rewards=dealt[share.held])
 
 
-def reward_metrics(judged: Judged, lengths: np.ndarray) -> dict[str, float]:
-    """`reward/*`, `reason/*` (parts of all completions), and the lengths in tokens."""
-    rewards, reasons = judged.rewards, [verdict.reason for verdict in judged.verdicts]
-    spread = rewards.max(axis=1) - rewards.min(axis=1)
-    metrics = {
-        "reward/mean": float(rewards.mean()),
-        "reward/pass_any": float(rewards.max(axis=1).mean()),
-        "reward/dead_groups": float((spread == 0).mean()),
-        "reward/format_ok": 1 - sum(reason.startswith("format") for reason in reasons) / len(reasons),
-        "entropy/cot_tokens": float(judged.cot_mask.sum(axis=1).mean()),
-        "length/completion_mean": float(lengths.mean()),
-        "length/truncated": reasons.count("format: cut at the limit") / len(reasons),
-    }
-    return metrics | {f"reason/{reason}": reasons.count(reason) / len(reasons) for reason in sorted(set(reasons))}
+def reward_metrics(judged: Judged, lengths: Int[np.ndarray, " b"]) -> dict[str, float]:
+    """`reward/*`, `reason/*` (parts of all completions), and the lengths in tokens: of the batch of all processes."""
+    counts = sum(exchange(_count(judged, lengths)), Counter())
+    rows, groups = counts["completions"], counts["groups"]
+    reasons = {name: value for name, value in counts.items() if name.startswith("reason/")}
+    return {
+        "reward/mean": counts["right"] / rows,
+        "reward/pass_any": counts["passed"] / groups,
+        "reward/dead_groups": counts["dead"] / groups,
+        "reward/format_ok": 1 - sum(n for name, n in reasons.items() if name.startswith("reason/format")) / rows,
+        "entropy/cot_tokens": counts["thought"] / rows,
+        "length/completion_mean": counts["tokens"] / rows,
+        "length/truncated": reasons.get("reason/format: cut at the limit", 0) / rows,
+    } | {name: reasons[name] / rows for name in sorted(reasons)}
+
+
+def _count(judged: Judged, lengths: np.ndarray) -> Counter:
+    """What a process has found in its own rollouts."""
+    rewards = judged.rewards[judged.share.own]
+    rows = judged.share.own.repeat(judged.rewards.shape[1])
+    spread = rewards.max(axis=1) - rewards.min(axis=1) if rewards.size else np.zeros(0)
+    counts = Counter(
+        completions=rewards.size,
+        groups=len(rewards),
+        right=int(rewards.sum()),
+        passed=int(rewards.max(axis=1, initial=0).sum()),
+        dead=int((spread == 0).sum()),
+        thought=int(judged.cot_mask[rows].sum()),
+        tokens=int(lengths[rows].sum()),
+    )
+    counts.update(f"reason/{judged.verdicts[row].reason}" for row in np.flatnonzero(rows))
+    return counts
 
 
 def preflight(examples: Sequence[Example], tokenizer: Tokenizer, prompt: Prompt, syntax: Syntax):

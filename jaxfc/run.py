@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxfc.calls.parse import Syntax
 from jaxfc.checkpoint import Checkpoints
-from jaxfc.command import InputError, dump
+from jaxfc.command import InputError, Preempted, dump
 from jaxfc.config import Evaluation, Run
 from jaxfc.constraints import Constraints
 from jaxfc.data.example import Example
@@ -23,6 +23,8 @@ from jaxfc.draws import make_sampling
 from jaxfc.engine import describe_prompts
 from jaxfc.evaluate import make_greedy
 from jaxfc.files import write_atomically
+from jaxfc.metrics import Metrics
+from jaxfc.processes import deal, exchange, from_writer
 from jaxfc.programs import Programs, describe
 from jaxfc.rewards import judge_completion
 from jaxfc.sampler import compile_steps, make_sampler
@@ -62,34 +64,30 @@ class Clock:
         return row | {"speed/train_tokens_per_s": trained / lap["update"]}
 
 
+VISIBLE_SECONDS = 30.0
+"""After which a file that one process has written is seen by the others, if the folder is shared."""
+
+
 class RunFolder:
-    """`output/name`: config.yaml, checkpoints/, summary.json and whatever views are written beside them."""
+    """`output/name`: config.yaml, checkpoints/, summary.json and whatever views are written beside them.
+
+    Every process has one, of a folder that all of them see, and calls its methods at the same steps. One of them
+    writes, but for checkpoints, to which each gives its part.
+    """
 
     def __init__(self, config: Run, work: Workspace, kind: str):
         """Claim the folder for these settings.
 
         Raises:
-            InputError: it holds a run with other settings.
+            InputError: it holds a run with other settings; or the processes differ in settings, model or folder.
         """
-        self.path = Path(config.output) / config.name
-        self._claim(dump(config))
+        self.path, settings = Path(config.output) / config.name, dump(config)
         meta = {"kind": kind, "model": work.digest, "architecture": str(work.decoder.config)}
+        _require_agreement(settings, meta)
+        from_writer(lambda: _claim(self.path / "config.yaml", settings))
+        _require_shared(self.path / "config.yaml")
         self._checkpoints = Checkpoints(self.path / "checkpoints", keep=config.keep, meta=meta)
         self._save_every, self._steps = config.save_every, config.steps
-
-    def _claim(self, settings: str):
-        path = self.path / "config.yaml"
-        if path.is_file() and path.read_text() != settings:
-            old, new = (text.splitlines() for text in (path.read_text(), settings))
-            changed = "; ".join(
-                f"{a.strip()} there, {b.strip()} here" for a, b in zip(old, new, strict=False) if a != b
-            )
-            raise InputError(
-                f"{path}: the folder holds a run with other settings ({changed or 'more or fewer of them'}). "
-                "Choose another name, or remove the folder to start again."
-            )
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, settings)
 
     def resume(self, state: TrainState, batches: Batches) -> tuple[int, TrainState, dict[str, Any]]:
         """Where to go on: the step, the state and the notes of the last checkpoint; else the beginning."""
@@ -100,23 +98,36 @@ class RunFolder:
         batches.set_state(position["data"])
         return latest, state, position["notes"]
 
-    def save(self, step: int, state: TrainState, batches: Batches, notes: Mapping[str, Any]) -> bool:
-        """Checkpoint after `step` steps if one is due; True if the machine is about to be taken and we must stop."""
+    def log(self, first: int) -> Metrics:
+        """The log of the run's numbers from step `first` on; a context manager."""
+        log = Metrics(self.path, first, self._steps)
+        exchange(None)  # If it cannot be opened, no process begins.
+        return log
+
+    def save(self, step: int, state: TrainState, batches: Batches, notes: Mapping[str, Any]):
+        """Checkpoint after `step` steps if one is due.
+
+        Raises:
+            Preempted: the machine is about to be taken, and the checkpoint is complete; on all processes at one step.
+        """
         stop = self._checkpoints.reached_preemption(step)
         if stop or step == self._steps or step % self._save_every == 0:
             self._checkpoints.save(step, state, {"data": batches.get_state(), "notes": dict(notes)})
-        return stop
-
-    def finish(self):
-        """Wait for what is still being written."""
-        self._checkpoints.finish()
+        if stop:
+            self._checkpoints.finish()
+            raise Preempted(f"{self.path}: stopped and saved after step {step}; the same command goes on from there.")
 
     def summarize(self, scores: Mapping[str, float], clock: Clock, programs: Programs) -> dict[str, int | float]:
-        """Write `summary.json`, the figures that a run is quoted by.
+        """Write `summary.json`, the figures that a run is quoted by, once its last checkpoint is complete.
 
         They are the scores before and after, the first and last `reward/mean` or `loss/total`, the seconds of each
-        phase and the programs of this process, how many were compiled after the first step, and its peak memory.
+        phase and the programs of the process that writes, how many were compiled after the first step, and its peak
+        memory.
         """
+        self._checkpoints.finish()
+        return from_writer(lambda: self._summarize(scores, clock, programs))
+
+    def _summarize(self, scores: Mapping[str, float], clock: Clock, programs: Programs) -> dict[str, int | float]:
         steps = [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
         summary: dict[str, int | float] = dict(scores) | {"steps": len(steps)}
         for name in ("reward/mean", "loss/total"):
@@ -132,6 +143,52 @@ class RunFolder:
         }
         write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
         return summary
+
+
+def _require_agreement(settings: str, meta: Mapping[str, str]):
+    """Refuse processes that would do different things."""
+    everywhere = exchange((settings, dict(meta)))
+    first_settings, first_meta = everywhere[0]
+    for process, (its_settings, its_meta) in enumerate(everywhere):
+        if its_settings != first_settings:
+            changed = _differences(first_settings, its_settings, f"on process {process}")
+            raise InputError(f"process {process} has other settings than process 0 ({changed}); give all the same.")
+        for name, value in its_meta.items():
+            if value != first_meta[name]:
+                raise InputError(
+                    f"process {process} has another {name} than process 0 ({value}, not {first_meta[name]}); all "
+                    "processes need the same."
+                )
+
+
+def _claim(path: Path, settings: str):
+    """Write the settings of a run into its folder, unless it has others."""
+    if path.is_file() and path.read_text() != settings:
+        changed = _differences(path.read_text(), settings, "here")
+        raise InputError(
+            f"{path}: the folder holds a run with other settings ({changed}). "
+            "Choose another name, or remove the folder to start again."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, settings)
+
+
+def _differences(old: str, new: str, where: str) -> str:
+    pairs = zip(old.splitlines(), new.splitlines(), strict=False)
+    return "; ".join(f"{a.strip()} there, {b.strip()} {where}" for a, b in pairs if a != b) or "more or fewer of them"
+
+
+def _require_shared(path: Path):
+    """Refuse an output folder that not all processes see."""
+    end = time.monotonic() + VISIBLE_SECONDS
+    while not path.is_file() and time.monotonic() < end:
+        time.sleep(0.2)
+    blind = [process for process, sees in enumerate(exchange(path.is_file())) if not sees]
+    if blind:
+        raise InputError(
+            f"{path.parent}: process 0 has written {path.name}, but process {blind[0]} (of {len(blind)}) does "
+            "not see it; output has to be a folder that all hosts share."
+        )
 
 
 class HeldOut:
@@ -175,8 +232,8 @@ class HeldOut:
         if not examples:
             return {}
         texts = self._greedy(params, examples)
-        pairs = zip(texts, examples, strict=True)
-        right = np.array([text is not None and self._is_right(text, example) for text, example in pairs])
+        pairs = list(zip(texts, examples, strict=True))
+        right = np.array(deal(lambda pair: pair[0] is not None and self._is_right(*pair), pairs))
         kinds = np.array([example.kind for example in examples])
         by_kind = {f"{prefix}/{kind}": float(right[kinds == kind].mean()) for kind in sorted(set(kinds)) if kind}
         return {f"{prefix}/overall": float(right.mean())} | by_kind

@@ -12,7 +12,7 @@ from jaxtyping import Array, UInt32
 from jaxfc.constraints import ANYTHING, Constrained, Recorded
 from jaxfc.decoding import Decoding, Steps, Until, begin_rollouts
 from jaxfc.programs import Programs, describe
-from jaxfc.sharding import fetch, place_replicated, place_rows
+from jaxfc.sharding import held, place_held, place_replicated
 from jaxfc.types import Params, Prompts, Sampling
 
 PROBE_TICKS = 8
@@ -55,6 +55,8 @@ def make_sampler(steps: Steps, mesh: Mesh):
         sampling: see `types.Sampling`.
         finished: is given completions as they end, while others are still being decoded:
             `finished(rows [n], tokens [n, T], lengths [n], ended [n])`, as NumPy arrays, each row once, in any order.
+            On several processes each is given those on its own devices, and rows count among these (`sharding.held`);
+            so they do for `constrained`.
         constrained: holds the answers to a grammar, and is asked for masks before each token. If it records them,
             the rollouts have them.
     """
@@ -72,12 +74,12 @@ def make_sampler(steps: Steps, mesh: Mesh):
         count, slots = decoding.output.finished.size, decoding.slots.completion.size
         news = NO_LIMIT if finished is None else -(-count // REPORTS)
         drafting, probing = steps.advance_drafting is not None, PROBE_TICKS
-        reported, report = np.zeros(count, bool), None
+        reported, report = np.False_, None
         efforts, done, admits = [], False, True
         while not done:
             while admits:
                 decoding, admits = steps.admit(weights, prompts, decoding)
-                admits = fetch(admits)
+                admits = bool(admits)
             allowed = () if constrained is None else (_masks(constrained, decoding, steps.mask_words, mesh),)
             ticks = 1 if allowed else probing if drafting else NO_LIMIT
             until = place_replicated(mesh, Until(np.int32(ticks), np.int32(news)))
@@ -85,34 +87,34 @@ def make_sampler(steps: Steps, mesh: Mesh):
             decoding, progress = advance(weights, prompts, decoding, key, sampling, until, *allowed)
             if report is not None:
                 finished(*report)  # While the devices decode.
-            done, admits, ended, work = fetch(progress)
+            done, admits, work = jax.device_get((progress.done, progress.admits, progress.work))
             efforts.append(Effort(int(work.ticks), int(work.ticks) * slots, int(work.busy), int(work.tokens)))
             if drafting:
                 drafting, probing = efforts[-1].tokens > steps.drafts.pays_above * efforts[-1].busy, NO_LIMIT
             if finished is not None:
-                new = np.flatnonzero(ended.reshape(-1) & ~reported)
-                reported[new] = True
-                report = _completions(decoding, new)
+                ended = held(decoding.output.finished).reshape(-1)
+                report = _completions(decoding, np.flatnonzero(ended & ~reported))
+                reported = ended | reported
         if report is not None:
             finished(*report)
         rollouts = steps.end(decoding, prompts)
         if isinstance(constrained, Recorded):
-            rollouts = rollouts._replace(allowed=place_rows(mesh, constrained.allowed()))
+            rollouts = rollouts._replace(allowed=place_held(mesh, constrained.allowed()))
         return rollouts, Effort(*map(sum, zip(*efforts, strict=True)))
 
     return sample
 
 
 def _masks(constrained: Constrained | Recorded, decoding: Decoding, words: int, mesh: Mesh) -> UInt32[Array, "n m W"]:
-    """What each slot may draw next."""
+    """What each slot may draw next; a process says so of the slots on its devices."""
     slots = decoding.slots
-    completion, lengths, last = fetch((slots.completion, slots.length, decoding.inputs))
-    shards, count = decoding.output.finished.shape
+    completion, lengths, last = held((slots.completion, slots.length, decoding.inputs))
+    shards, count = len(completion), decoding.output.finished.shape[1]
     busy = completion < count
     rows = (np.arange(shards)[:, None] * count + completion)[busy]
     masks = np.full((*busy.shape, words), ANYTHING)
     masks[busy] = constrained.masks(rows, lengths[busy], last[busy])
-    return place_rows(mesh, masks)
+    return place_held(mesh, masks)
 
 
 def compile_steps(
@@ -173,7 +175,7 @@ def compile_steps(
 
 
 def _completions(decoding: Decoding, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, tokens, lengths and whether they ended, of the chosen completions."""
+    """Rows, tokens, lengths and whether they ended, of the chosen ones among this process's completions."""
     output = decoding.output
-    tokens, lengths, ended = fetch((output.tokens, output.lengths, output.ended))
+    tokens, lengths, ended = held((output.tokens, output.lengths, output.ended))
     return chosen, *(a.reshape(-1, *a.shape[2:])[chosen] for a in (tokens, lengths, ended))

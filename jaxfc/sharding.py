@@ -1,15 +1,18 @@
 """The mesh, the names of its axes, and where parameters and batches are placed."""
 
+import functools
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils, multihost_utils
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from jaxfc.command import InputError
+from jaxfc.processes import Share, exchange, index, process_of
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
@@ -113,11 +116,82 @@ def place_replicated(mesh: Mesh, tree):
     return jax.tree.map(lambda a: jax.make_array_from_callback(np.shape(a), sharding, np.asarray(a).__getitem__), tree)
 
 
+def place_key(mesh: Mesh, key: jax.Array) -> jax.Array:
+    """Put a random key, the same on every process, on every device of the mesh."""
+    return jax.random.wrap_key_data(place_replicated(mesh, jax.random.key_data(key)), impl=jax.random.key_impl(key))
+
+
 def row_shards(mesh: Mesh) -> int:
     """Into how many parts the rows of a batch are split."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+# What lies on this process's devices
+
+
+@functools.cache
+def _holders(mesh: Mesh) -> dict[int, list[int]]:
+    """Shard of the rows -> the processes whose devices hold it."""
+    holders = defaultdict(set)
+    for device, (shard,) in rows(mesh).devices_indices_map((row_shards(mesh),)).items():
+        holders[shard.start or 0].add(process_of(device))
+    return {shard: sorted(processes) for shard, processes in sorted(holders.items())}
+
+
+def _held_shards(mesh: Mesh) -> list[int]:
+    return [shard for shard, processes in _holders(mesh).items() if index() in processes]
+
+
+def share_of(mesh: Mesh, batch: int) -> Share:
+    """Which of `batch` rows, split over the mesh, are this process's."""
+    holders, size = _holders(mesh), batch // row_shards(mesh)
+    held = [row for shard in _held_shards(mesh) for row in range(shard * size, (shard + 1) * size)]
+    # Those who hold the same rows take turns.
+    judges = [holders[row // size][row % len(holders[row // size])] for row in held]
+    is_exclusive = all(len(processes) == 1 for processes in holders.values())
+    return Share(batch, np.array(held), np.array(judges) == index(), is_exclusive)
+
+
+def place_held(mesh: Mesh, tree):
+    """Make global arrays, split over the mesh by rows, of the rows that each process holds (`Share.held`)."""
+    shards, sharding = _held_shards(mesh), rows(mesh)
+
+    def place(held: np.ndarray) -> jax.Array:
+        size = len(held) // len(shards)
+
+        def part(at: tuple[slice, ...]) -> np.ndarray:
+            start = shards.index((at[0].start or 0) // size) * size
+            return held[start : start + size]
+
+        return jax.make_array_from_callback((size * row_shards(mesh), *held.shape[1:]), sharding, part)
+
+    return jax.tree.map(lambda held: place(np.asarray(held)), tree)
+
+
+def held(tree):
+    """The rows of global arrays that lie on this process's devices, as NumPy arrays; `place_held`'s inverse."""
+
+    def of(array: jax.Array) -> np.ndarray:
+        if array.is_fully_addressable:
+            return np.asarray(array)
+        parts = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+        return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+    return jax.tree.map(of, tree)
+
+
 def fetch(tree):
-    """Global arrays -> whole NumPy arrays, on every process."""
-    return multihost_utils.process_allgather(tree, tiled=True)
+    """Global arrays split by rows -> whole NumPy arrays, on every process: for small ones, see `exchange`."""
+
+    def first_copies(array: jax.Array) -> dict[int, np.ndarray]:
+        shards = (shard for shard in array.addressable_shards if shard.replica_id == 0)
+        return {shard.index[0].start or 0: np.asarray(shard.data) for shard in shards}
+
+    leaves, structure = jax.tree.flatten(tree)
+    if all(leaf.is_fully_addressable for leaf in leaves):
+        return jax.tree.map(np.asarray, tree)
+    parts = exchange([first_copies(leaf) for leaf in leaves])
+    merged = [
+        {start: part for of_process in parts for start, part in of_process[at].items()} for at in range(len(leaves))
+    ]
+    return structure.unflatten([np.concatenate([part[start] for start in sorted(part)]) for part in merged])

@@ -11,6 +11,8 @@ from jaxfc.calls.schema import signature
 from jaxfc.data.example import Example
 from jaxfc.data.prompts import Tokenizer
 from jaxfc.files import write_atomically
+from jaxfc.metrics import is_writer
+from jaxfc.processes import exchange
 from jaxfc.rewards import Judged
 from jaxfc.types import Rollouts
 
@@ -18,35 +20,59 @@ from jaxfc.types import Rollouts
 def write_transcripts(
     folder: Path,
     step: int,
+    groups: Sequence[int] | np.ndarray,
     examples: Sequence[Example],
     rollouts: Rollouts,
     judged: Judged,
     advantages: np.ndarray,
     tokenizer: Tokenizer,
 ):
-    """Write the whole groups of these examples, the first of the batch, to `step_<step>.jsonl.gz`.
+    """Write some whole groups of a batch, on whichever process, to `step_<step>.jsonl.gz`.
 
     Args:
         folder: made if need be.
         step: for the file's name and its rows.
-        examples: as many as are to be written.
-        rollouts: of the batch, as NumPy arrays.
-        judged: of the batch.
-        advantages: [B] of the batch.
+        groups: which of the batch, in the order to be written.
+        examples: of the prompts that this process holds.
+        rollouts: those that it holds, as NumPy arrays.
+        judged: the same.
+        advantages: of the completions of `groups`, in their order, and perhaps of more.
         tokenizer: tokens -> text.
     """
-    group = judged.rewards.shape[1]
+    share, size = judged.share, judged.rewards.shape[1]
+    places = {int(group): place for place, group in enumerate(share.held) if share.own[place]}
+    mine = {}
+    for at, group in enumerate(groups):
+        if (place := places.get(int(group))) is not None:
+            credited = advantages[at * size : (at + 1) * size]
+            mine[at] = _group(step, examples[place], place, rollouts, judged, credited, tokenizer)
+    texts = {at: text for of_process in exchange(mine) for at, text in of_process.items()}
+    if is_writer():
+        data = gzip.compress("".join(texts[at] for at in sorted(texts)).encode(), mtime=0)
+        write_atomically(folder / f"step_{step:06}.jsonl.gz", data)
+
+
+def _group(
+    step: int,
+    example: Example,
+    place: int,
+    rollouts: Rollouts,
+    judged: Judged,
+    advantages: np.ndarray,
+    tokenizer: Tokenizer,
+) -> str:
+    """The lines of one group, at a place among those that this process holds; `advantages` are its own."""
     lines = []
-    for row in range(len(examples) * group):
-        example, length = examples[row // group], int(rollouts.lengths[row])
+    for number, advantage in enumerate(advantages):
+        row = place * len(advantages) + number
+        length, verdict = int(rollouts.lengths[row]), judged.verdicts[row]
         pieces = tokenizer.pieces(rollouts.tokens[row, :length].tolist())
-        verdict = judged.verdicts[row]
         document = {
             "step": step,
             "prompt_id": example.id,
             "query": str(example.messages[-1]["content"]),
             "tools": [signature(tool) for tool in example.tools],
-            "reward": float(judged.rewards[row // group, row % group]),
+            "reward": float(judged.rewards[place, number]),
             "reason": verdict.reason,
             "detail": verdict.detail,
             "text": b"".join(pieces).decode(errors="replace"),
@@ -54,30 +80,10 @@ def write_transcripts(
             "logprobs": _rounded(rollouts.scores.logprobs[row, :length]),
             "entropies": _rounded(rollouts.scores.entropies[row, :length]),
             "cot": judged.cot_mask[row, :length].tolist(),
-            "advantage": float(advantages[row]),
+            "advantage": float(advantage),
         }
         lines.append(json.dumps(document) + "\n")
-    folder.mkdir(parents=True, exist_ok=True)
-    data = gzip.compress("".join(lines).encode(), mtime=0)
-    write_atomically(folder / f"step_{step:06}.jsonl.gz", data)
-
-
-def groups_of(
-    groups: np.ndarray, examples: Sequence[Example], rollouts: Rollouts, judged: Judged
-) -> tuple[list[Example], Rollouts, Judged]:
-    """Some groups of a batch, on the host, in the order given.
-
-    Args:
-        groups: their indices.
-        examples: of the batch.
-        rollouts: of the batch, as NumPy arrays.
-        judged: of the batch.
-    """
-    size = judged.rewards.shape[1]
-    taken = (groups[:, None] * size + np.arange(size)).reshape(-1)
-    verdicts = [judged.verdicts[row] for row in taken]
-    kept = Judged(judged.rewards[groups], judged.cot_mask[taken], verdicts)
-    return [examples[at] for at in groups], rollouts.of_groups(groups), kept
+    return "".join(lines)
 
 
 def _rounded(values: np.ndarray) -> list[float]:

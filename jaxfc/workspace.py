@@ -17,7 +17,7 @@ from jaxfc.models.decoder import Decoder
 from jaxfc.models.lora import combine, merge
 from jaxfc.models.peft import save_adapters, start_adapters
 from jaxfc.models.weights import digest_of, load_params, save_model
-from jaxfc.sharding import make_mesh, replicated, shardings
+from jaxfc.sharding import make_mesh, place_key, shardings
 from jaxfc.types import Params
 
 PROMPT_FILE = "prompt.yaml"
@@ -124,4 +124,4 @@ def export(work: Workspace, trained: Params, folder: Path):
 def step_key(mesh: DeviceMesh, seed: int, step: int, role: str) -> jax.Array:
     """The key for one use in one step, on all devices; nothing else feeds randomness to compiled code."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), ROLES.index(role))
-    return jax.device_put(key, replicated(mesh))
+    return place_key(mesh, key)

@@ -37,7 +37,17 @@ class Convert:
 
 
 def main(config: Convert, arguments):
-    """Import JAX only once the settings are known to be right."""
+    """Import JAX only once the settings are known to be right; convert on all processes together."""
+    from jaxfc.processes import run_joined
+
+    result = run_joined(convert, config, arguments)
+    if result is not None and "digest" in result and not arguments.json:
+        print(result["digest"])
+    return result
+
+
+def convert(config: Convert, arguments):
+    """Read the source, write the output, and say what it is."""
     from jaxfc.models.architecture import read_decoder_config
     from jaxfc.models.converted import holds_params, restore_params, save_params
     from jaxfc.models.decoder import Decoder
@@ -70,8 +80,6 @@ def main(config: Convert, arguments):
         beside = {PROMPT_FILE: prompt.read_text(encoding="utf-8")} if prompt.is_file() else {}
         save(Path(config.output), params, decoder.config, like, dtype, beside)
     digest = params_digest(params, decoder.config, dtype)
-    if not arguments.json:
-        print(digest)
     return {"digest": digest, "dtype": dtype}
 
 

@@ -84,6 +84,13 @@ def judge(config: Judge, arguments):
     return {"rows": count, "not_checked": skipped}
 
 
+def main(config: Evaluate, arguments):
+    """Evaluate on all processes together."""
+    from jaxfc.processes import run_joined
+
+    return run_joined(evaluate, config, arguments)
+
+
 def evaluate(config: Evaluate, arguments):
     """Read the examples, then the model, then run it."""
     examples = read_examples(config)
@@ -150,4 +157,4 @@ if __name__ == "__main__":
     if any(argument.partition("=")[0] == "--judge" for argument in sys.argv[1:]):
         run_command(judge, Judge, __doc__, extra=add_judge_arguments)
     else:
-        run_command(evaluate, Evaluate, __doc__, extra=add_model_arguments)
+        run_command(main, Evaluate, __doc__, extra=add_model_arguments)

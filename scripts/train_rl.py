@@ -7,9 +7,10 @@ from jaxfc.config import TrainRL
 
 def main(config: TrainRL, arguments):
     """Import JAX only once the settings are known to be right."""
+    from jaxfc.processes import run_joined
     from jaxfc.train import train
 
-    return train(config, dry_run=arguments.dry_run)
+    return run_joined(train, config, dry_run=arguments.dry_run)
 
 
 if __name__ == "__main__":

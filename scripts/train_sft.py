@@ -7,9 +7,10 @@ from jaxfc.config import TrainSFT
 
 def main(config: TrainSFT, arguments):
     """Import JAX only once the settings are known to be right."""
+    from jaxfc.processes import run_joined
     from jaxfc.sft import train_sft
 
-    return train_sft(config, dry_run=arguments.dry_run)
+    return run_joined(train_sft, config, dry_run=arguments.dry_run)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from jaxfc.data.validate import Kept, validate
 from jaxfc.decoding import make_steps
 from jaxfc.draws import make_sampling
 from jaxfc.learner import make_score
+from jaxfc.processes import Share
 from jaxfc.sampler import make_sampler
 from jaxfc.sharding import place_replicated, place_rows, replicated
 from jaxfc.workspace import open_workspace
@@ -187,7 +188,7 @@ def test_a_row_that_only_fills_the_batch_may_draw_anything(seed_tokenizer):
 def test_tools_whose_grammar_is_refused_leave_their_completions_free(seed_tokenizer, monkeypatch):
     monkeypatch.setattr("jaxfc.constraints.answer_grammar", lambda tools: "start: no_such_rule")
     constrained = Constraints(seed_tokenizer, Prompt()).begin(EXAMPLES[:2], group_size=3)
-    assert constrained.refused == 2
+    assert constrained.refused.tolist() == [True, True]
     assert (constrained.masks(np.arange(6), np.zeros(6, int), np.zeros(6, int)) == ANYTHING).all()
 
 
@@ -216,7 +217,7 @@ def rollouts_of(shape, masks=256, slots=None, temperature=1.5):
     sampling = make_sampling(temperature=temperature, stop_tokens=(work.tokenizer.eos,), max_tokens=T)
     prompts = pad_prompts([prompt_tokens(task, work.tokenizer, work.prompt) for task in TASKS], 160)
     constrained = Constraints(work.tokenizer, work.prompt).begin(TASKS, group_size=G)
-    recorded = Recorded(constrained, prompts=len(TASKS), group_size=G, length=T, masks=masks)
+    recorded = Recorded(constrained, share=Share.whole(len(TASKS)), group_size=G, length=T, masks=masks)
     key = jax.device_put(jax.random.key(1), replicated(work.mesh))
     given = work.params, place_rows(work.mesh, prompts), key, place_replicated(work.mesh, sampling)
     rollouts, _ = make_sampler(steps, work.mesh)(*given, None, recorded)

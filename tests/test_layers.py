@@ -21,6 +21,7 @@ LAYERS = [
         "config",
         "files",
         "metrics",
+        "processes",
         "settings",
         "sharding",
         "types",
@@ -73,7 +74,8 @@ WITHIN_A_LAYER = {
     "algorithm": {"variants"},
     "config": {"algorithm", "variants"},
     "metrics": {"command", "files"},
-    "sharding": {"command"},
+    "processes": {"command", "files"},
+    "sharding": {"command", "processes"},
     "logprobs": {"tiles", "truncation"},
     "losses": {"aggregation", "kl"},
     "rewards": {"data"},
@@ -201,8 +203,8 @@ def test_nothing_but_the_peers_of_benchmarks_imports_torch_tunix_or_tensorflow(p
     assert {name.split(".")[0] for name in imports_of(path)} & foreign == set()
 
 
-def test_which_process_this_is_matters_only_to_metrics_and_checkpoints():
+def test_which_process_this_is_matters_only_where_processes_meet_and_where_one_writes():
     for path in [*MODULES, *SCRIPTS]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         asked = any(isinstance(node, ast.Attribute) and node.attr == "process_index" for node in ast.walk(tree))
-        assert not asked or path.name in ("metrics.py", "checkpoint.py"), f"{path}: ask jaxfc.metrics.is_writer()"
+        assert not asked or path.name in ("metrics.py", "checkpoint.py", "processes.py"), f"{path}: see jaxfc.processes"

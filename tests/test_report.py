@@ -17,6 +17,7 @@ from jaxfc.curves import draw_reasons, moving_mean
 from jaxfc.data.example import Example
 from jaxfc.data.prompts import Tokenizer
 from jaxfc.models.create import make_tokenizer
+from jaxfc.processes import Share
 from jaxfc.records import visible
 from jaxfc.report import SHOWN_TOKENS, write_report
 from jaxfc.rewards import Judged
@@ -411,10 +412,11 @@ def test_transcripts_are_read_as_training_writes_them(tmp_path):
     scores = TokenScores(np.full(tokens.shape, -0.5, np.float32), np.full(tokens.shape, 0.25, np.float32))
     lengths = np.full(2, len(ids))
     rollouts = Rollouts(Prompts(np.zeros((1, 4), int), np.array([4])), tokens, lengths, np.ones(2, bool), scores)
-    judged = Judged(np.array([[1.0, 0.0]]), np.ones(tokens.shape, bool), [RIGHT, Verdict(False, "name", "f is called")])
+    verdicts = [RIGHT, Verdict(False, "name", "f is called")]
+    judged = Judged(np.array([[1.0, 0.0]]), np.ones(tokens.shape, bool), verdicts, Share.whole(1))
     example = Example(id="e-1", messages=({"role": "user", "content": "Where?"},), tools=(), accepted=())
     folder = make_run(tmp_path / "run", transcripts={})
-    write_transcripts(folder / "rollouts", 7, [example], rollouts, judged, np.array([0.5, -0.5]), tokenizer)
+    write_transcripts(folder / "rollouts", 7, [0], [example], rollouts, judged, np.array([0.5, -0.5]), tokenizer)
     page = Page(write_report(folder))
     assert [text for _, text in page.of("step")] == ["Step 7"]
     assert [text for _, text in page.of("query")] == ["Where?"]

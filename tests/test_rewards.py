@@ -16,6 +16,7 @@ from jaxfc.config import Prompt, Reward
 from jaxfc.data.pipeline import pad
 from jaxfc.data.prompts import Tokenizer
 from jaxfc.data.tasks import generate
+from jaxfc.processes import Share
 from jaxfc.rewards import (
     Judge,
     Judged,
@@ -187,7 +188,7 @@ def test_impossible_settings_are_refused(setting):
 
 def test_shuffled_rewards_are_the_same_ones_elsewhere():
     rewards = np.arange(24, dtype=np.float32).reshape(4, 6)
-    judged = Judged(rewards, np.zeros((24, 2), bool), [])
+    judged = Judged(rewards, np.zeros((24, 2), bool), [], Share.whole(4))
     dealt = [shuffled(judged, (seed, step)).rewards for seed, step in ((0, 1), (0, 1), (0, 2), (1, 1))]
     for one in dealt:
         assert one.shape == (4, 6) and one.dtype == np.float32 and sorted(one.ravel()) == sorted(rewards.ravel())

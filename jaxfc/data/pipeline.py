@@ -1,6 +1,8 @@
 """The Grain pipeline: shuffle, tokenise, sort into length buckets, batch; its position can be saved and restored."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
@@ -11,6 +13,7 @@ from jaxfc.config import Data, Prompt, Tasks
 from jaxfc.data.example import Example
 from jaxfc.data.prompts import Tokenizer, completion_tokens, prompt_tokens
 from jaxfc.data.tasks import generate
+from jaxfc.processes import Share, count, deal, exchange, index
 from jaxfc.types import Prompts
 
 LOOK_AHEAD = 256
@@ -57,98 +60,199 @@ def open_examples(data: Data) -> Examples:
 
 
 class Batch(NamedTuple):
-    """P examples whose prompts share a bucket; arrays are on the host."""
+    """Those of P examples, whose prompts share a bucket, that this process feeds; arrays are on the host."""
 
     examples: tuple[Example, ...]
+    """p of them."""
     prompts: Prompts
     completions: np.ndarray
-    """[P, T] int32: the accepted answer, as supervised training teaches it."""
+    """[p, T] int32: the accepted answer, as supervised training teaches it."""
     lengths: np.ndarray
-    """[P] tokens of it."""
+    """[p] tokens of it."""
+    tokens: int
+    """Tokens of the prompts and completions of all P examples."""
 
 
 class _Tokenised(NamedTuple):
-    index: int
     example: Example
     prompt: list[int]
     completion: list[int]
 
 
-class Batches(Iterator[Batch]):
-    """Endless batches, each from one length bucket. The order depends on the seed alone."""
+class _Sizes(NamedTuple):
+    """What every process knows of an example."""
 
-    def __init__(self, examples: Examples, data: Data, prompt: Prompt, tokenizer: Tokenizer, *, batch: int, seed: int):
+    position: int
+    """In the stream."""
+    prompt: int
+    """Tokens."""
+    completion: int
+
+
+class _Planned(NamedTuple):
+    """A batch to be, and where the stream is after it."""
+
+    bucket: int
+    rows: list["_Tokenised | Future[_Tokenised]"]
+    """Those of this process."""
+    tokens: int
+    state: dict[str, Any]
+
+
+class Batches(Iterator[Batch]):
+    """Endless batches, each from one length bucket. The order depends on the seed alone.
+
+    Examples are read from a stream, of which each process tokenises every n-th example, n being the number of
+    processes. They tell each other the lengths, a window of the stream at a time, so all know what each batch will be
+    of. Each then needs the rows that its devices hold: those that another process has tokenised it reads anew, while
+    the batch before is worked on.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        data: Data,
+        prompt: Prompt,
+        tokenizer: Tokenizer,
+        *,
+        batch: int,
+        seed: int,
+        share: Share | None = None,
+    ):
+        """Begin at the start of the stream.
+
+        Args:
+            examples: to batch.
+            data: buckets and limits.
+            prompt: how an example becomes a prompt.
+            tokenizer: the model's.
+            batch: examples in a batch (P), on all processes together.
+            seed: of their order.
+            share: the rows of a batch that this process feeds; None: all.
+
+        Raises:
+            InputError: there are no examples, or none fits.
+        """
         if len(examples) == 0:
             raise InputError(f"{data.path or 'generated tasks'}: split {data.split} has no examples.")
         self._buckets, self._room, self._batch = data.prompt_buckets, data.completion_length, batch
+        self._share = Share.whole(batch) if share is None else share
+        self._window = 1 if count() == 1 else -(-2 * batch // count())
 
-        def tokenise(index: int, example: Example) -> _Tokenised:
+        def tokenise(example: Example) -> _Tokenised:
             return _Tokenised(
-                index,
-                example,
-                prompt_tokens(example, tokenizer, prompt),
-                completion_tokens(example, tokenizer, prompt),
+                example, prompt_tokens(example, tokenizer, prompt), completion_tokens(example, tokenizer, prompt)
             )
 
         source = grain.MapDataset.source(examples)
         ordered = source.seed(seed).shuffle() if data.shuffle else source
-        self._tokenised = ordered.repeat().map_with_index(tokenise)
-        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2 * batch)
-        self._reader = iter(self._tokenised.to_iter_dataset(options))
-        self._pending: dict[int, list[_Tokenised]] = {bucket: [] for bucket in self._buckets}
-        self.dropped = 0
-        """Examples left out so far because prompt or answer is too long."""
-        self._refuse_if_none_fits([tokenise(index, examples[index]) for index in range(min(LOOK_AHEAD, len(examples)))])
+        self._stream = ordered.repeat().map(tokenise)
+        self._loaders = ThreadPoolExecutor(2, thread_name_prefix="load")
+        self._begin(0, {bucket: [] for bucket in self._buckets}, 0)
+        self._refuse_if_none_fits(examples, tokenise)
 
-    def _bucket(self, item: _Tokenised) -> int | None:
-        return bucket_of(len(item.prompt), self._buckets) if len(item.completion) <= self._room else None
+    def _begin(self, position: int, pending: dict[int, list[_Sizes]], dropped: int):
+        """Go to a place in the stream."""
+        shard = self._stream.slice(slice(position + index(), None, count()))
+        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=max(2 * self._batch // count(), self._window))
+        self._reader = iter(shard.to_iter_dataset(options))
+        self._position, self._pending, self._dropped = position, pending, dropped
+        self._read_up_to = position
+        self._sizes: deque[_Sizes] = deque()
+        self._tokenised: dict[int, _Tokenised] = {}
+        self._planned: _Planned | None = None
+        self._state = self._snapshot()
 
-    def _refuse_if_none_fits(self, items: Sequence[_Tokenised]):
-        shortest = min(items, key=lambda item: len(item.prompt) + len(item.completion))
-        if all(self._bucket(item) is None for item in items):
+    def _bucket(self, sizes: _Sizes) -> int | None:
+        return bucket_of(sizes.prompt, self._buckets) if sizes.completion <= self._room else None
+
+    def _refuse_if_none_fits(self, examples: Examples, tokenise):
+        def sizes_of(number: int) -> _Sizes:
+            item = tokenise(examples[number])
+            return _Sizes(number, len(item.prompt), len(item.completion))
+
+        found = deal(sizes_of, range(min(LOOK_AHEAD, len(examples))))
+        shortest = min(found, key=lambda sizes: sizes.prompt + sizes.completion)
+        if all(self._bucket(sizes) is None for sizes in found):
             raise InputError(
-                f"none of the first {len(items)} examples fits; the shortest, {shortest.example.id}, has "
-                f"{len(shortest.prompt)} prompt tokens and {len(shortest.completion)} completion tokens, while "
+                f"none of the first {len(found)} examples fits; the shortest, {examples[shortest.position].id}, has "
+                f"{shortest.prompt} prompt tokens and {shortest.completion} completion tokens, while "
                 f"data.prompt_buckets ends at {self._buckets[-1]} and data.completion_length is {self._room}."
             )
 
     def __next__(self) -> Batch:
-        while True:
-            item = next(self._reader)
-            bucket = self._bucket(item)
-            if bucket is None:
-                self.dropped += 1
-                continue
-            pending = self._pending[bucket]
-            pending.append(item)
-            if len(pending) == self._batch:
-                self._pending[bucket] = []
-                return self._collate(pending, bucket)
-
-    def _collate(self, items: Sequence[_Tokenised], bucket: int) -> Batch:
+        planned = self._planned or self._plan()
+        # What one process alone plans it has read already.
+        self._planned = self._plan() if count() > 1 else None
+        self._state = planned.state
+        items = [item.result() if isinstance(item, Future) else item for item in planned.rows]
         return Batch(
             tuple(item.example for item in items),
-            pad_prompts([item.prompt for item in items], bucket),
+            pad_prompts([item.prompt for item in items], planned.bucket),
             pad([item.completion for item in items], self._room),
             np.array([len(item.completion) for item in items], np.int32),
+            planned.tokens,
         )
+
+    def _plan(self) -> _Planned:
+        """Sort examples into buckets until one is full, and begin to load this process's part of it."""
+        while True:
+            if not self._sizes:
+                self._read_window()
+            sizes = self._sizes.popleft()
+            self._position = sizes.position + 1
+            bucket = self._bucket(sizes)
+            if bucket is None:
+                self._dropped += 1
+                self._tokenised.pop(sizes.position, None)
+                continue
+            pending = self._pending[bucket]
+            pending.append(sizes)
+            if len(pending) == self._batch:
+                self._pending[bucket] = []
+                here = {each.position: self._tokenised.pop(each.position, None) for each in pending}
+                positions = [pending[row].position for row in self._share.held]
+                rows = [here[at] or self._loaders.submit(self._stream.__getitem__, at) for at in positions]
+                tokens = sum(each.prompt + each.completion for each in pending)
+                return _Planned(bucket, rows, tokens, self._snapshot())
+
+    def _read_window(self):
+        """Tokenise this process's part of the next examples, and learn the sizes of all."""
+        start, mine = self._read_up_to, []
+        for number in range(self._window):
+            item, position = next(self._reader), start + index() + number * count()
+            self._tokenised[position] = item
+            mine.append((position, len(item.prompt), len(item.completion)))
+        for of_processes in zip(*exchange(mine), strict=True):
+            self._sizes += (_Sizes(*sizes) for sizes in of_processes)
+        self._read_up_to = start + self._window * count()
+
+    def _snapshot(self) -> dict[str, Any]:
+        pending = {str(bucket): [list(sizes) for sizes in waiting] for bucket, waiting in self._pending.items()}
+        return {"position": self._position, "pending": pending, "dropped": self._dropped}
 
     def prepare(self):
         """Begin to read and tokenise ahead, so that the first batches are there when they are asked for."""
         self._reader.start_prefetch()
+        if count() > 1 and self._planned is None:
+            self._planned = self._plan()
+
+    @property
+    def dropped(self) -> int:
+        """Examples left out so far because prompt or answer is too long."""
+        return self._state["dropped"]
 
     def get_state(self) -> dict[str, Any]:
-        """The position as JSON: what was read, and what waits in the buckets for a full batch."""
-        pending = {str(bucket): [item.index for item in items] for bucket, items in self._pending.items()}
-        return {"reader": self._reader.get_state(), "pending": pending, "dropped": self.dropped}
+        """The position as JSON: what was read, and what waits in the buckets for a full batch.
+
+        It is the same on every process, and any number of processes can go on from it.
+        """
+        return self._state
 
     def set_state(self, state: dict[str, Any]):
         """Go back to a saved position."""
-        self._reader.set_state(state["reader"])
-        self._pending = {
-            bucket: [self._tokenised[index] for index in state["pending"][str(bucket)]] for bucket in self._buckets
-        }
-        self.dropped = state["dropped"]
+        pending = {bucket: [_Sizes(*sizes) for sizes in state["pending"][str(bucket)]] for bucket in self._buckets}
+        self._begin(state["position"], pending, state["dropped"])
 
 
 def bucket_of(length: int, buckets: Sequence[int]) -> int | None:
