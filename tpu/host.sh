@@ -47,19 +47,10 @@ start() {
     flock --nonblock 9 || { echo "A run is going on on $(hostname)." >&2 && exit 3; }
     rm -f "$state/exit"
     printf '%q ' "$@" >"$state/command"
-    setsid bash tpu/host.sh attend "$@" </dev/null >>"$state/log" 2>&1 &
+    echo "$(date -u +%FT%TZ) $(cat "$state/command")" >>"$state/log"
+    EXIT_FILE=$state/exit setsid bash tpu/run.sh "$@" </dev/null >>"$state/log" 2>&1 &
+    echo $! >"$state/pid"
     echo "jaxfc: started on $(hostname)"
-}
-
-attend() {
-    echo $$ >"$state/pid"
-    echo "$(date -u +%FT%TZ) $(cat "$state/command")"
-    # The run is told to stop, not this shell, which has its exit code to write down.
-    trap : TERM HUP
-    local code=0
-    bash tpu/run.sh "$@" || code=$?
-    echo "$(date -u +%FT%TZ) ended with exit code $code"
-    echo "$code" >"$state/exit"
 }
 
 status() {
@@ -77,7 +68,7 @@ status() {
 stop() {
     local seconds=0
     is_running || return 0
-    kill -TERM -- "-$(cat "$state/pid")"
+    kill -TERM "$(cat "$state/pid")"
     while is_running && [ "$seconds" -lt 300 ]; do
         sleep 1
         seconds=$((seconds + 1))
@@ -88,6 +79,6 @@ stop() {
 }
 
 case ${1:-} in
-    setup | start | attend | status | stop) "$@" ;;
+    setup | start | status | stop) "$@" ;;
     *) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
 esac

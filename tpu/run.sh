@@ -3,16 +3,21 @@
 # 0 finished; 75 it saved and left before its end, and the same command goes on; 2 refused; else failed.
 # A training script ends with 0 in the first two cases, and only in the first is summary.json in the run's folder.
 # Usage: bash tpu/run.sh [--check] SCRIPT [ARGUMENT...]       --check: only see that the settings are right
-# PYTHON is the interpreter; the run's folder has to be below MOUNT, where every host sees it, if that is set.
+# PYTHON is the interpreter; the run's folder has to be below MOUNT, where every host sees it, if that is set; the code
+# is written to EXIT_FILE, if that is set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
-check=
+check=''
 if [ "${1:-}" = --check ]; then
     check=1
     shift
 fi
 
+[ -z "${EXIT_FILE:-}" ] || trap 'code=$?; echo "ended with exit code $code"; echo "$code" >"$EXIT_FILE"' EXIT
+
+told='' child=''
+trap 'told=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true' TERM
 folder=$("$python" tpu/run_folder.py "$@")
 if [ "$folder" ] && [ "${MOUNT:-}" ] && [[ $folder/ != "$MOUNT"/* ]]; then
     echo "The run's folder is $folder, which no other host sees and which is lost with this one;" \
@@ -21,10 +26,9 @@ if [ "$folder" ] && [ "${MOUNT:-}" ] && [[ $folder/ != "$MOUNT"/* ]]; then
 fi
 [ -z "$check" ] || exit 0
 
-told=
+[ -z "$told" ] || exit 75
 "$python" "$@" &
 child=$!
-trap 'told=1; kill -TERM "$child" 2>/dev/null || true' TERM
 # A signal ends `wait` early, so it is asked again until the process is gone.
 while wait "$child" && code=0 || code=$?; kill -0 "$child" 2>/dev/null; do :; done
 wait "$child" && code=0 || code=$?
