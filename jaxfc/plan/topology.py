@@ -1,5 +1,6 @@
 """TPU slices by name: their devices, which exist for the compiler alone, and what a chip of them can do."""
 
+import dataclasses
 import importlib.util
 import os
 import re
@@ -8,6 +9,28 @@ from typing import Any, NamedTuple
 from jaxfc.command import InputError
 
 GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pod:
+    """A slice to plan for."""
+
+    name: str
+    """As the cloud calls it, v5p-128."""
+    topology: str
+    """As the compiler does, v5p:4x4x4."""
+    slices: int = 1
+    """How many of it."""
+    settings: tuple[str, ...] = ()
+    """key=value, over those of the run."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pods:
+    """Slices to plan for."""
+
+    pods: tuple[Pod, ...]
+    """Each in a section of its own."""
 
 
 class Chip(NamedTuple):
@@ -96,7 +119,7 @@ def _layout(kind: str, chips: int) -> str:
 
 
 def prepare_environment():
-    """What the TPU compiler wants set where there is no TPU; to be called before JAX is imported."""
+    """What JAX and the TPU compiler want set where there is no TPU, before they are imported."""
     defaults = {
         "JAX_PLATFORMS": "cpu",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -119,6 +142,7 @@ def open_slice(text: str, slices: int = 1) -> Slice:
         raise InputError(f"--slices is {slices}; there is at least 1.")
     if importlib.util.find_spec("libtpu") is None:
         raise InputError("libtpu is not installed, which has the compiler for TPUs: pip install 'jaxfc[tpu]'.")
+    prepare_environment()
     from jax.experimental import topologies
 
     name, more = f"{kind}:{extents}", {} if slices == 1 else {"num_slices": slices}
