@@ -64,12 +64,15 @@ if verb == "create":
         folder.mkdir(parents=True)
 elif verb == "delete":
     state.unlink()
+    (fake / "unreachable").unlink(missing_ok=True)
     hosts.rename(fake / f"gone-{{os.getpid()}}")
 elif verb in ("list", "describe"):
     print(state.read_text() if state.exists() else "")
 elif verb == "scp":
     for folder in folders:
         shutil.copy(arguments[4], folder)
+elif verb == "ssh" and (fake / "unreachable").exists():
+    sys.exit(255)
 elif verb == "ssh":
     code = 0
     for folder in folders if option["--worker"] == "all" else folders[:1]:
@@ -541,6 +544,16 @@ def test_a_run_that_dies_is_started_again_on_the_same_tpus(cloud):
     assert cloud.verbs() == ["create", "scp", "scp"]
     assert cloud.received(1) == [AWKWARD, AWKWARD]
     assert "the run ended 134; restart 1 of 20" in done.stderr
+
+
+def test_hosts_that_stay_out_of_reach_are_replaced(ready):
+    ready.plan("finish")
+    (ready.fake / "unreachable").touch()
+    done = keep(ready)
+    assert done.returncode == 0, done.stderr
+    assert ready.verbs() == ["create", "scp", "delete", "create", "scp"]
+    looks = [call for call in ready.calls() if "host.sh status" in call[-1]]
+    assert "unreachable; restart 1 of 20" in done.stderr and len(looks) >= 10
 
 
 def test_restarts_are_bounded(cloud):
