@@ -98,7 +98,7 @@ class Mesh:
     fsdp: int = 1
     """Parts into which parameters, optimizer state and the batch are split."""
     tensor: int = 1
-    """Parts into which heads, hidden width and vocabulary are split."""
+    """Parts into which heads, hidden width and vocabulary are split; if there are more, they share key-value heads."""
 
     def __post_init__(self):
         for axis, size in dataclasses.asdict(self).items():

@@ -220,6 +220,8 @@ def rematerialisation(remat: Remat) -> tuple[Callable, Callable]:
 def attention_of(config: DecoderConfig, mesh: Mesh | None) -> tuple[Callable, Callable]:
     """`attend_causally` and `attend_shared` as the mesh's devices do them best: on TPU by a kernel, but for windows."""
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    # On GPU it is plain too. What JAX makes public of cuDNN's attention cannot attend to a shared prompt exactly: the
+    # log-sum-exp by which two parts are put together is rounded to bfloat16 and has no gradient.
     if platform != "tpu" or config.windows is not None:
         return attend_causally, attend_shared
     # Its import costs half a second and is of no use elsewhere.
