@@ -11,7 +11,7 @@ from jaxtyping import Array, UInt32
 
 from jaxfc.constraints import ANYTHING, Constrained, Recorded
 from jaxfc.decoding import Decoding, Steps, Until, begin_rollouts
-from jaxfc.programs import Programs, describe
+from jaxfc.programs import Compiler, describe
 from jaxfc.sharding import held, place_held, place_replicated
 from jaxfc.types import Params, Prompts, Sampling
 
@@ -118,7 +118,7 @@ def _masks(constrained: Constrained | Recorded, decoding: Decoding, words: int, 
 
 
 def compile_steps(
-    programs: Programs,
+    programs: Compiler,
     name: str,
     steps: Steps,
     buckets: Sequence[int],

@@ -116,10 +116,18 @@ def test_what_a_loop_does_counts_as_often_as_it_goes_round():
         ("replica_groups=[2,2]<=[2,2]T(1,0), x", [[0, 2], [1, 3]]),
         ("replica_groups=mesh['a'=2,'b'=2] {'a'}, x", [[0, 2], [1, 3]]),
         ("replica_groups=mesh['a'=2,'b'=2] {'b'}, x", [[0, 1], [2, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}, x", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=4] {'a':(1)2}, x", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=4] {'a':(2)2}, x", [[0, 1], [2, 3]]),
     ],
 )
 def test_groups_of_devices_are_read_in_every_form(text, groups):
     np.testing.assert_array_equal(groups_of(text), groups)
+
+
+def test_groups_that_cannot_be_read_are_not_passed_over():
+    with pytest.raises(ValueError, match="not readable: replica_groups=somehow"):
+        groups_of("channel_id=1, replica_groups=somehow")
 
 
 # The configs for pods
@@ -166,10 +174,10 @@ def seven_billion() -> TrainRL:
 def small_run(**settings) -> TrainRL:
     given = {
         "name": "small",
-        "batch": 64,
+        "batch": 256,
         "model": Model(path="small", remat="layer"),
         "data": Data(tasks=Tasks(count=1), prompt_buckets=(512,), completion_length=128),
-        "rollout": Rollout(slots=64),
+        "rollout": Rollout(slots=2048),
         "mesh": MeshSizes(data=1, fsdp=4, tensor=4),
     }
     config = TrainRL(**given | settings)

@@ -145,10 +145,10 @@ def _runs(plan: Planned, mean_length: int) -> dict[str, float]:
     slots = Plan.make(config.batch * algorithm.oversample, room, slots=config.rollout.slots, **sizes)
     scores = (algorithm.old_logprobs == "trainer") + (algorithm.kl_coefficient > 0)
     return {
-        "rollout/layer": plan.layers,
-        "rollout/prefill": math.ceil(slots.prompts / slots.admissions),
+        "rollout/layer": float(plan.layers),
+        "rollout/prefill": float(math.ceil(slots.prompts / slots.admissions)),
         "rollout/decode": slots.completions * mean_length / slots.slots,
-        "score": scores if config.lora is None else 1,
+        "score": float(scores if config.lora is None else 1),
     }
 
 

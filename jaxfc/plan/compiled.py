@@ -204,7 +204,11 @@ def _refused(name: str, held: dict[str, int], error: str, seconds: float) -> Com
     """Of a program that does not fit: what it would need, from what the compiler says."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
     used = re.search(r"Used ([\d.]+)([KMG]) of", error)
-    needed = int(float(used[1]) * units[used[2]]) if used else 0
+    beside = re.search(r"HLO temporaries \(([\d.]+)([KMG])\)", error)
+    found = used or beside
+    needed = int(float(found[1]) * units[found[2]]) if found else 0
+    # Where only temporaries are told of, arguments come on top.
+    needed += 0 if used else sum(held.values())
     pairs = re.findall(r"Size: ([\d.]+[KMG])\n(?:.*\n){0,3}?.*?Shape: (\S+)", error)
     first = error.splitlines()[0]
     return Compiled(name, held, 0, needed, first, 0, 0, 0, tuple(f"{a}iB {b}" for a, b in pairs[:3]), None, "", seconds)

@@ -259,21 +259,47 @@ def _scattered(each: Collective, instruction: Instruction, computation: dict[str
 
 
 def groups_of(text: str) -> np.ndarray | None:
-    """`replica_groups`, in any of the three ways in which XLA writes them, as [n, g] device numbers."""
+    """`replica_groups`, in any of the ways in which XLA writes them, as [n, g] device numbers; None where there are none.
+
+    Raises:
+        ValueError: they are written in another way.
+    """
+    if "replica_groups=" not in text:
+        return None
     if found := re.search(r"replica_groups=\{((?:\{[0-9,]+\},?)+)\}", text):
-        return np.array([[int(d) for d in group.split(",")] for group in re.findall(r"\{([0-9,]+)\}", found[1])])
-    if found := re.search(r"replica_groups=\[([0-9,]+)\]<=\[([0-9,]+)\](?:T\(([0-9,]+)\))?", text):
-        shape, dims, order = ([int(d) for d in part.split(",")] if part else None for part in found.groups())
-        devices = np.arange(math.prod(dims)).reshape(dims)
-        return (devices if order is None else devices.transpose(order)).reshape(shape)
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", text):
+        return np.array([_numbers(group) for group in re.findall(r"\{([0-9,]+)\}", found[1])])
+    if found := re.search(rf"replica_groups=\[([0-9,]+)\]<={_IOTA}", text):
+        return _iota(*found.groups()[1:]).reshape(_numbers(found[1]))
+    if found := re.search(rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\({_IOTA}\))? \{{([^}}]*)\}}", text):
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", found[1])}
-        within = re.findall(r"'([^']+)'", found[2])
-        axes = list(sizes)
-        order = [axes.index(a) for a in axes if a not in within] + [axes.index(a) for a in within]
-        devices = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
-        return devices.transpose(order).reshape(-1, math.prod(sizes[a] for a in within))
-    return None
+        order = np.arange(math.prod(sizes.values())) if found[2] is None else _iota(found[2], found[3])
+        return _along(order.reshape(-1), sizes, re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", found[4]))
+    raise ValueError(f"the groups of a collective are not readable: {text[text.index('replica_groups=') :][:120]}")
+
+
+_IOTA = r"\[([0-9,]+)\](?:T\(([0-9,]+)\))?"
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def _iota(dims: str, order: str | None) -> np.ndarray:
+    devices = np.arange(math.prod(_numbers(dims))).reshape(_numbers(dims))
+    return devices if order is None else devices.transpose(_numbers(order))
+
+
+def _along(devices: np.ndarray, sizes: dict[str, int], within: list[tuple[str, str, str]]) -> np.ndarray:
+    """Groups along some axes of a mesh, or parts of axes: (name, "", ""), or (name, what is outside it, its size)."""
+    parts = {name: (int(before), int(size)) for name, before, size in within if size}
+    dims, inside = [], {}
+    for name, extent in sizes.items():
+        before, size = parts.get(name, (1, extent))
+        inside[name] = len(dims) + 1
+        dims += [before, size, extent // before // size]
+    last = [inside[name] for name, *_ in within]
+    first = [axis for axis in range(len(dims)) if axis not in last]
+    return devices.reshape(dims).transpose(first + last).reshape(-1, math.prod(dims[axis] for axis in last))
 
 
 def by_kind(collectives: tuple[Collective, ...], devices: int) -> dict[tuple[str, str], float]:
