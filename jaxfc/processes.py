@@ -6,7 +6,7 @@ import pickle
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
@@ -106,7 +106,7 @@ def join(seconds: int = JOIN_SECONDS):
         seconds: to wait for them.
 
     Raises:
-        InputError: these variables are incomplete or wrong, or the others are not there.
+        InputError: these variables are incomplete or wrong. If the others do not come, the process ends with code 2.
     """
     import jax
 
@@ -121,23 +121,36 @@ def join(seconds: int = JOIN_SECONDS):
             f"environment: {' and '.join(missing)} not set; a process that is one of several needs {ADDRESS} "
             f"(host:port of process 0), {COUNT} and {INDEX} (0 to the number less 1), one that is alone none of them."
         )
+    # JAX itself would abort the process.
+    late = threading.Timer(seconds, _give_up, [seconds, given])
+    late.daemon = True
+    late.start()
     try:
         jax.distributed.initialize(
             **given,
             cluster_detection_method="deactivate" if is_complete else None,
-            initialization_timeout=seconds,
+            initialization_timeout=2 * seconds,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except ValueError as error:
         if given:
             raise InputError(f"environment: {given} does not describe one of several processes: {error}.") from error
         # A TPU outside of any cluster that JAX knows of: it is used alone.
-    except (RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"this process did not join the others within {seconds} s ({reason}). Start the same command on every "
-            f"host at about the same time; here {ADDRESS}, {COUNT}, {INDEX} are {given or 'left to the TPU'}."
-        ) from error
+    except OSError as error:
+        raise InputError(f"the TPU's environment does not tell of the other processes: {error}.") from error
+    finally:
+        late.cancel()
+
+
+def _give_up(seconds: int, given: Mapping[str, Any]):
+    print(
+        f"this process did not meet the others within {seconds} s; it knows of {given or 'what the TPU provides'}. "
+        f"Start the same command on every host at about the same time, each with its own {INDEX}, and see that the "
+        "hosts reach the port of process 0.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
 
 
 def _given() -> dict[str, Any]:

@@ -214,7 +214,7 @@ def shuffled(judged: Judged, seed: tuple[int, int]) -> Judged:
     return judged._replace(rewards=dealt[share.held])
 
 
-def reward_metrics(judged: Judged, lengths: Int[np.ndarray, " b"]) -> dict[str, float]:
+def reward_metrics(judged: Judged, lengths: np.ndarray) -> dict[str, float]:
     """`reward/*`, `reason/*` (parts of all completions), and the lengths in tokens: of the batch of all processes."""
     counts = sum(exchange(_count(judged, lengths)), Counter())
     rows, groups = counts["completions"], counts["groups"]

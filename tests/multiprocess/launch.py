@@ -1,5 +1,6 @@
 """Several JAX processes on this machine: started, waited for, and ended whatever happens."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -25,37 +26,39 @@ class Ended(NamedTuple):
 class Processes:
     """The same command in `count` processes that know of each other, with as many devices each. A context manager."""
 
-    def __init__(self, arguments: Sequence[str] | Sequence[Sequence[str]], count: int, devices: int, **environment):
+    def __init__(
+        self, arguments: Sequence[str] | Sequence[Sequence[str]], count: int, *, devices: int = 8, folder: Path = ROOT
+    ):
         """Start them.
 
         Args:
             arguments: of Python, for all of them; or a list for each.
             count: of processes. One alone is told of no others.
-            devices: CPU devices of each.
-            environment: further variables.
+            devices: CPU devices of all together.
+            folder: where they work.
         """
         several = arguments if not isinstance(arguments[0], str) else [arguments] * count
         address = f"127.0.0.1:{free_port()}"
-        self._running = []
+        self._running, self._files = [], contextlib.ExitStack()
         for number, own in enumerate(several):
             env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-            env |= {"JAX_NUM_CPU_DEVICES": str(devices)} | environment
+            # Compiling is most of the time.
+            env |= {"JAX_NUM_CPU_DEVICES": str(devices // count), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
             if count > 1:
                 env |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
                 env |= {"JAX_PROCESS_ID": str(number)}
-            files = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
-            process = subprocess.Popen([sys.executable, *own], env=env, stdout=files[0], stderr=files[1], cwd=ROOT)
+            files = [self._files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]
+            process = subprocess.Popen([sys.executable, *own], env=env, stdout=files[0], stderr=files[1], cwd=folder)
             self._running.append((process, files))
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for process, files in self._running:
+        for process, _ in self._running:
             process.kill()
             process.wait()
-            for file in files:
-                file.close()
+        self._files.close()
 
     def __getitem__(self, number: int) -> subprocess.Popen:
         return self._running[number][0]
