@@ -259,7 +259,7 @@ def _scattered(each: Collective, instruction: Instruction, computation: dict[str
 
 
 def groups_of(text: str) -> np.ndarray | None:
-    """`replica_groups`, in any of the ways in which XLA writes them, as [n, g] device numbers; None where there are none.
+    """`replica_groups`, in any way in which XLA writes them, as [n, g] device numbers; None where there are none.
 
     Raises:
         ValueError: they are written in another way.

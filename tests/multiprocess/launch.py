@@ -47,7 +47,7 @@ class Processes:
             if count > 1:
                 env |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
                 env |= {"JAX_PROCESS_ID": str(number)}
-            files = [self._files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]
+            files = [self._files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]  # noqa: SIM115
             process = subprocess.Popen([sys.executable, *own], env=env, stdout=files[0], stderr=files[1], cwd=folder)
             self._running.append((process, files))
 
