@@ -29,10 +29,15 @@ from jaxfc.sharding import make_mesh, shardings
 from jaxfc.types import TokenScores
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(ROOT.glob("configs/*-egpo.yaml"))
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs libtpu, the compiler for TPUs (the extra 'tpu')"
-)
+PLANS = sorted(ROOT.glob("configs/*.plan.md"))
+without_libtpu = importlib.util.find_spec("libtpu") is None
+
+
+def needs_libtpu(test):
+    """A test that compiles for a TPU, for minutes on two cores."""
+    reason = "needs libtpu, the compiler for TPUs (the extra 'tpu')"
+    return pytest.mark.slow(pytest.mark.skipif(without_libtpu, reason=reason)(test))
+
 
 # Names of slices
 
@@ -133,9 +138,9 @@ def test_groups_that_cannot_be_read_are_not_passed_over():
 # The configs for pods
 
 
-@pytest.mark.parametrize("path", [path for path in CONFIGS if "0.5b" not in path.name], ids=lambda path: path.stem)
-def test_every_slice_of_a_config_has_a_plan_that_fits(path):
-    plans = path.with_suffix(".plan.md").read_text()
+@pytest.mark.parametrize("plans", PLANS, ids=lambda path: path.stem)
+def test_every_slice_of_a_config_has_a_plan_that_fits(plans):
+    path, plans = plans.with_name(plans.name.replace(".plan.md", ".yaml")), plans.read_text()
     for pod in load(Pods, ROOT / "configs" / "pods.yaml").pods:
         config = load(TrainRL, path, pod.settings)
         section = plans.split(f"## {pod.name}\n")[1].split("\n## ")[0]

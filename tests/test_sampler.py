@@ -20,7 +20,7 @@ from tiny import (
 )
 
 from jaxfc.config import Draft
-from jaxfc.decoding import Until, make_steps
+from jaxfc.decoding import Until, begin_rollouts, make_steps
 from jaxfc.draws import make_sampling
 from jaxfc.learner import make_score
 from jaxfc.logprobs import length_mask
@@ -255,7 +255,7 @@ def test_the_bucket_of_a_prompt_changes_no_completion():
 
 def test_prefill_makes_logits_for_no_prompt_position():
     prompts, s = ragged_prompts(PROMPT_LENGTHS, S), steps()
-    weights, decoding = s.begin(tiny_params(), prompts)
+    weights, decoding = begin_rollouts(s, tiny_params(), prompts, range(s.layers))
     prefill = array_shapes(jax.make_jaxpr(s.admit)(weights, prompts, decoding))
     assert any(S in shape for shape in prefill), "the measure does not see the prompts"
     assert not any(V in shape for shape in prefill)
@@ -340,7 +340,7 @@ def test_the_caches_are_split_over_all_devices_and_a_device_has_at_least_one_hea
     steps = make_steps(decoder, mesh, group_size=G, length=T, vocabulary=VOCABULARY)
     params = jax.device_put(tiny_params(GROUPED), shardings(mesh, decoder.axes))
     prompts = ragged_prompts((9, 1, 13, 6, 2, 5, 13, 8), S)
-    weights, decoding = steps.begin(params, place_rows(mesh, prompts))
+    weights, decoding = begin_rollouts(steps, params, place_rows(mesh, prompts), range(steps.layers))
     # Of 2 layers: 8 prompts x 13 positions and 24 completions x 11, with keys and values of width 4 in float32.
     a_head = 2 * (8 * S + 8 * G * T) * 2 * GROUPED.config.head_width * 4
     rows, tensor = shape[0] * shape[1], shape[2]

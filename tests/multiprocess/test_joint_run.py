@@ -12,6 +12,8 @@ from launch import ROOT, Processes, report
 
 from jaxfc.command import PREEMPTED
 
+pytestmark = pytest.mark.slow
+
 COUNTED = str(Path(__file__).with_name("counted.py"))
 TRAIN = str(ROOT / "scripts" / "train_rl.py")
 STEPS, BATCH, GROUP, OVERSAMPLE = 5, 4, 4, 2
