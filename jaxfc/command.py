@@ -266,7 +266,7 @@ def run_command(
     description: str | None,
     argv: Sequence[str] | None = None,
     extra: Callable[[argparse.ArgumentParser], None] | None = None,
-):
+) -> Mapping[str, Any] | None:
     """Run a script: read its command line, build its config, call `main(config, arguments)`.
 
     `arguments` has `config`, `dry_run`, `json` and what `extra` added. With --json, the mapping that `main` returns is
@@ -280,12 +280,16 @@ def run_command(
         argv: the command line; None takes the process's own.
         extra: adds the script's own arguments to the parser. One whose `dest` is a dotted setting sets it, over the
             file and under the overrides: `parser.add_argument("--model", dest="model.path")`. None sets nothing.
+
+    Returns:
+        What `main` returned.
     """
     try:
         arguments, overrides = _read_arguments(config_class, description, argv, extra)
         result = main(load(config_class, arguments.config, overrides), arguments)
         if arguments.json and result is not None:
             print(to_json(result))
+        return result
     except (InputError, OutputError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None

@@ -76,6 +76,9 @@ class Model:
 
     path: str | None = None
     """A Hugging Face directory: config.json, safetensors, tokenizer with a chat template."""
+    architecture: str | None = None
+    """Name of the architecture that the model must have, such as qwen2.5-coder-7b; null takes any. scripts/plan.py goes
+    by it where the directory is not at hand."""
     create: Create | None = None
     """A new model instead (supervised training on generated tasks)."""
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -98,7 +101,7 @@ class Mesh:
     fsdp: int = 1
     """Parts into which parameters, optimizer state and the batch are split."""
     tensor: int = 1
-    """Parts into which heads, hidden width and vocabulary are split."""
+    """Parts into which heads, hidden width and vocabulary are split; several may share one key-value head."""
 
     def __post_init__(self):
         for axis, size in dataclasses.asdict(self).items():

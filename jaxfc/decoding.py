@@ -1,7 +1,7 @@
 """The compiled half of sampling: prompts are prefilled once, completions pass through slots refilled as they end."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -78,8 +78,10 @@ class Progress(NamedTuple):
 class Steps(NamedTuple):
     """The programs of a sampler. A `Decoding` that one of them is given is gone."""
 
+    layer: Callable
+    """(params, number) -> the weights of one layer: its parameters as decoding reads them."""
     begin: Callable
-    """(params, prompts) -> (weights, decoding): parameters in the type of the products, and nothing prefilled."""
+    """(params, prompts) -> (the other weights, decoding): nothing is prefilled yet."""
     admit: Callable
     """(weights, prompts, decoding) -> (decoding, whether more prompts wait and have a place): prefill the next."""
     advance: Callable
@@ -91,6 +93,7 @@ class Steps(NamedTuple):
     drafts: Draft | None
     placement: tuple[Params, "Decoding"]
     """Where the weights and each part of a decoding live."""
+    layers: int
     mask_words: int
     """W, of the masks `allowed` [n, m, W] that each slot may be given, for one tick: what it may draw."""
 
@@ -127,7 +130,7 @@ def make_steps(
     def begin(params: Params, prompts: Prompts):
         plan = planned(prompts)
         decoding = _empty(decoder, plan, prompts.tokens.shape[1], length, extra, dtype)
-        return decoder.weights(params), decoding
+        return decoder.outer_weights(params), decoding
 
     def admit_next(weights: Params, prompts: Prompts, decoding: Decoding):
         return _admit(decoder, planned(prompts), weights, prompts, decoding, dtype)
@@ -165,16 +168,33 @@ def make_steps(
         advance_with = functools.partial(advance, drafts)
         return jax.jit(advance_with, donate_argnums=2, out_shardings=(placement[1], replicated(mesh)))
 
+    layers, outer = placement[0]["blocks"], {name: home for name, home in placement[0].items() if name != "blocks"}
     return Steps(
-        jax.jit(begin, out_shardings=placement),
+        jax.jit(decoder.layer_weights, out_shardings=layers[0]),
+        jax.jit(begin, out_shardings=(outer, placement[1])),
         jax.jit(admit_next, donate_argnums=2, out_shardings=(placement[1], replicated(mesh))),
         compiled(None),
         compiled(drafts) if drafts else None,
         jax.jit(end, donate_argnums=0, out_shardings=rows(mesh)),
         drafts,
         placement,
+        len(layers),
         words_of(vocabulary),
     )
+
+
+def begin_rollouts(steps: Steps, params: Params, prompts: Prompts, layers: Iterable) -> tuple[Params, Decoding]:
+    """The weights that sampling reads, made layer by layer, and a rollout batch of which nothing is prefilled.
+
+    Args:
+        steps: of the sampler.
+        params: of the policy.
+        prompts: on the mesh.
+        layers: the layers' numbers, on the mesh.
+    """
+    made = tuple(steps.layer(params, layer) for layer in layers)
+    weights, decoding = steps.begin(params, prompts)
+    return weights | {"blocks": made}, decoding
 
 
 def _placement(mesh: Mesh) -> Decoding:

@@ -22,7 +22,7 @@ from jaxfc.learner import (
     make_state,
     train_batch,
 )
-from jaxfc.programs import Programs, abstract, describe
+from jaxfc.programs import Compiler, abstract, describe
 from jaxfc.sampler import compile_steps, make_sampler
 from jaxfc.sharding import place_replicated, replicated, rows, share_of
 from jaxfc.truncation import words_of
@@ -105,7 +105,7 @@ def plain_sampling(config: TrainSFT, stop_tokens: tuple[int, ...]) -> Sampling:
 
 
 def compile_sft(
-    config: TrainSFT, work: Workspace, state: TrainState, sampling: Sampling, programs: Programs
+    config: TrainSFT, work: Workspace, state: TrainState, sampling: Sampling, programs: Compiler
 ) -> Callable:
     """Compile the supervised update for every bucket; see `compile_engine`."""
     optimizer, length = make_optimizer(config.optimizer), config.data.completion_length
@@ -145,7 +145,7 @@ def start(config: TrainRL, work: Workspace) -> tuple[TrainState, Sampling]:
 
 
 def compile_engine(
-    config: TrainRL, work: Workspace, state: TrainState, sampling: Sampling, programs: Programs
+    config: TrainRL, work: Workspace, state: TrainState, sampling: Sampling, programs: Compiler
 ) -> Engine:
     """Compile sampling, scoring, credit and the update for the shapes that the settings fix.
 
@@ -186,7 +186,7 @@ def compile_engine(
     )
 
 
-def _compile_sampler(config: TrainRL, work: Workspace, programs: Programs, sampling: Sampling) -> Callable:
+def _compile_sampler(config: TrainRL, work: Workspace, programs: Compiler, sampling: Sampling) -> Callable:
     steps = make_steps(
         work.decoder,
         work.mesh,
@@ -224,7 +224,7 @@ def _make_constrain(config: TrainRL, work: Workspace) -> Callable:
     return constrain
 
 
-def _compile_choice(config: TrainRL, work: Workspace, programs: Programs) -> Callable:
+def _compile_choice(config: TrainRL, work: Workspace, programs: Compiler) -> Callable:
     """Of the groups to train on: all, or the live ones."""
     if config.algorithm.dynamic_sampling is None:
         return make_whole(config.batch, work.mesh)
@@ -236,7 +236,7 @@ def _compile_choice(config: TrainRL, work: Workspace, programs: Programs) -> Cal
 
 
 def _compile_scores(
-    config: TrainRL, work: Workspace, programs: Programs, sampling: Sampling
+    config: TrainRL, work: Workspace, programs: Compiler, sampling: Sampling
 ) -> tuple[Callable, Callable]:
     """What gives the scores before the update and those of the reference.
 

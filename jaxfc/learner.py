@@ -101,6 +101,14 @@ def state_shardings(decoder: Decoder, optimizer: optax.GradientTransformation, m
     return TrainState(replicated(mesh), placed, opt_state)
 
 
+def describe_state(decoder: Decoder, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The shapes, types and places of what `make_state` makes."""
+    params = jax.eval_shape(decoder.init_trained, jax.random.key(0))
+    shapes = jax.eval_shape(lambda params: TrainState(jnp.int32(0), params, optimizer.init(params)), params)
+    homes = state_shardings(decoder, optimizer, mesh)
+    return jax.tree.map(lambda a, home: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=home), shapes, homes)
+
+
 def make_state(decoder: Decoder, params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state before the first update, of the parameters that are trained."""
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -15,6 +15,17 @@ _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _CACHE_EVENT = "/jax/compilation_cache/cache_hits"
 _WORTH_KEEPING = 0.1
 """Seconds of compilation from which a program is kept."""
+
+
+@runtime_checkable
+class Compiler(Protocol):
+    """Makes programs ahead of time: of this run's devices, or of others to see what they would need."""
+
+    def compile(self, name: str, function: Callable, *arguments) -> Callable:
+        """Compile a jitted function for the shapes and placements of its arguments."""
+
+    def by_bucket(self, name: str, function: Callable, buckets: Sequence[int], arguments: Callable) -> Callable:
+        """Compile it for the arguments of each bucket."""
 
 
 class Program(NamedTuple):

@@ -1,5 +1,6 @@
 """Prompts -> Rollouts: the host's loop around the compiled steps of decoding."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -9,8 +10,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, UInt32
 
 from jaxfc.constraints import ANYTHING, Constrained, Recorded
-from jaxfc.decoding import Decoding, Steps, Until
-from jaxfc.programs import Programs, describe
+from jaxfc.decoding import Decoding, Steps, Until, begin_rollouts
+from jaxfc.programs import Compiler, describe
 from jaxfc.sharding import held, place_held, place_replicated
 from jaxfc.types import Params, Prompts, Sampling
 
@@ -68,7 +69,8 @@ def make_sampler(steps: Steps, mesh: Mesh):
         finished: Callable | None = None,
         constrained: Constrained | Recorded | None = None,
     ):
-        weights, decoding = steps.begin(params, prompts)
+        layers = (place_replicated(mesh, np.int32(layer)) for layer in range(steps.layers))
+        weights, decoding = begin_rollouts(steps, params, prompts, layers)
         count, slots = decoding.output.finished.size, decoding.slots.completion.size
         news = NO_LIMIT if finished is None else -(-count // REPORTS)
         drafting, probing = steps.advance_drafting is not None, PROBE_TICKS
@@ -116,7 +118,7 @@ def _masks(constrained: Constrained | Recorded, decoding: Decoding, words: int, 
 
 
 def compile_steps(
-    programs: Programs,
+    programs: Compiler,
     name: str,
     steps: Steps,
     buckets: Sequence[int],
@@ -137,7 +139,7 @@ def compile_steps(
 
     def begun(bucket: int):
         params, prompts, *_ = arguments(bucket)
-        shapes = jax.eval_shape(steps.begin, params, prompts)
+        shapes = jax.eval_shape(functools.partial(begin_rollouts, steps, layers=range(steps.layers)), params, prompts)
         return jax.tree.map(lambda sharding, part: describe(part, sharding), steps.placement, shapes), prompts
 
     def admit_at(bucket: int):
@@ -160,7 +162,10 @@ def compile_steps(
     def compiled(part: str, function: Callable, arguments: Callable):
         return programs.by_bucket(f"{name}/{part}", function, buckets, arguments)
 
+    params, _, key, _ = arguments(buckets[0])
+    number = describe(np.int32(0), key.sharding)
     return steps._replace(
+        layer=programs.compile(f"{name}/layer", steps.layer, params, number),
         begin=compiled("begin", steps.begin, lambda bucket: arguments(bucket)[:2]),
         admit=compiled("prefill", steps.admit, admit_at),
         advance=compiled("decode", steps.advance, advance_at),

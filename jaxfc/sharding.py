@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
@@ -31,16 +32,34 @@ RULES = {
 
 
 def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of `data x fsdp x tensor` devices.
+    """A mesh of `data x fsdp x tensor` devices; the axes of a TPU's mesh follow those of its torus.
+
+    Of several slices each has its part of `data`: what crosses between them, over the data centre's network, is the
+    sum of the gradients.
 
     Raises:
-        InputError: the mesh needs another number of devices than are attached.
+        InputError: the mesh needs another number of devices than are attached, or slices do not divide `data`.
     """
-    devices = jax.devices() if devices is None else devices
+    devices, shape = list(jax.devices() if devices is None else devices), tuple(shape)
     if math.prod(shape) != len(devices):
         named = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
         raise InputError(f"mesh {named} needs {math.prod(shape)} devices; {len(devices)} are attached.")
-    return Mesh(np.asarray(devices).reshape(tuple(shape)), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(_arranged(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arranged(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+    if devices[0].platform != "tpu":
+        return np.asarray(devices).reshape(shape)
+    slices = len({device.slice_index for device in devices if hasattr(device, "slice_index")}) or 1
+    if shape[0] % slices:
+        raise InputError(
+            f"mesh.data is {shape[0]}, but the devices are {slices} slices, and only `data` may cross between slices; "
+            f"{-(-shape[0] // slices) * slices} would do."
+        )
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    within = shape[0] // slices, *shape[1:]
+    return mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
 
 
 def spec(*axes: str | None) -> Spec:

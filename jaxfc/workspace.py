@@ -11,11 +11,12 @@ from jax.sharding import Mesh as DeviceMesh
 from jaxfc.command import InputError, dump, load
 from jaxfc.config import Lora, Mesh, Model, Prompt
 from jaxfc.data.prompts import Tokenizer
-from jaxfc.models.architecture import read_decoder_config
+from jaxfc.models.architecture import check_tensor_axis
 from jaxfc.models.converted import holds_params, restore_params
 from jaxfc.models.decoder import Decoder
 from jaxfc.models.lora import combine, merge
 from jaxfc.models.peft import save_adapters, start_adapters
+from jaxfc.models.presets import architecture_of
 from jaxfc.models.weights import digest_of, load_params, save_model
 from jaxfc.sharding import make_mesh, place_key, shardings
 from jaxfc.types import Params
@@ -64,21 +65,21 @@ def open_workspace(model: Model, mesh: Mesh, prompt: Prompt | None, lora: Lora |
     """Check everything about a model directory, then load its weights onto the mesh.
 
     Raises:
-        InputError: the directory, its tokenizer or its weights are not usable, or the mesh does not fit the devices;
-            or the adapters to start from are not those of the settings.
+        InputError: the directory, its tokenizer or its weights are not usable, or of another model than the settings
+            name; the mesh does not fit the devices; or the adapters to start from are not those of the settings.
     """
     source = Path(model.path)
     if not source.is_dir():
         raise InputError(f"model.path {source}: no such directory; give a Hugging Face model directory.")
-    config = read_decoder_config(source)
+    config = architecture_of(model)
     tokenizer = Tokenizer(source)
     if tokenizer.vocabulary > config.vocab_size:
         raise InputError(
             f"{source}: the tokenizer has {tokenizer.vocabulary} tokens, but the model's embedding only "
             f"{config.vocab_size} rows."
         )
-    devices = make_mesh((mesh.data, mesh.fsdp, mesh.tensor))
     check_tensor_axis(config, mesh.tensor)
+    devices = make_mesh((mesh.data, mesh.fsdp, mesh.tensor))
     decoder = Decoder(config, dtype=compute_dtype(model.compute), remat=model.remat, mesh=devices, lora=lora)
     return Workspace(
         source,
@@ -90,15 +91,6 @@ def open_workspace(model: Model, mesh: Mesh, prompt: Prompt | None, lora: Lora |
         digest_of(source),
         None if lora is None else start_adapters(lora, decoder, devices),
     )
-
-
-def check_tensor_axis(config, tensor: int):
-    """Refuse a tensor axis that does not divide what it splits."""
-    sizes = {"query heads": config.heads, "key-value heads": config.kv_heads, "hidden width": config.hidden_width}
-    sizes["vocabulary rows"] = config.vocab_size
-    for name, size in sizes.items():
-        if size % tensor:
-            raise InputError(f"mesh.tensor is {tensor}, which does not divide the model's {size} {name}.")
 
 
 def compute_dtype(compute: str):

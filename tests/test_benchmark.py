@@ -31,7 +31,7 @@ from jaxfc.benchmarks.table import table
 from jaxfc.benchmarks.training import benchmark_train_step
 from jaxfc.command import InputError
 from jaxfc.config import Data, Draft, Mesh, Rollout, Tasks
-from jaxfc.decoding import Until, make_steps
+from jaxfc.decoding import Until, begin_rollouts, make_steps
 from jaxfc.draws import make_sampling
 from jaxfc.learner import make_optimizer, make_policy_step, make_state
 from jaxfc.models.decoder import Decoder, DecoderConfig, parameter_count
@@ -210,7 +210,7 @@ def test_the_accelerator_workloads_trace_at_full_size(name):
     sampling = make_sampling(temperature=0.7, stop_tokens=(-1,), max_tokens=128)
 
     def sample(params, prompts):
-        weights, decoding = steps.begin(params, prompts)
+        weights, decoding = begin_rollouts(steps, params, prompts, range(steps.layers))
         decoding, _ = steps.admit(weights, prompts, decoding)
         until = Until(jnp.int32(128), jnp.int32(256))
         decoding, _ = steps.advance(weights, prompts, decoding, jax.random.key(0), sampling, until)

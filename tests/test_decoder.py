@@ -237,6 +237,19 @@ def test_a_mesh_of_2x2x2_gives_the_result_of_one_device():
     assert_close(gradient_of(decoder)(params, *place_rows(mesh, batch())), result(TIED), 1e-5)
 
 
+@pytest.mark.parametrize("head_width", [6, 8])
+@pytest.mark.parametrize("tensor", [4, 8])
+def test_devices_that_are_more_than_key_value_heads_share_them(tensor, head_width):
+    # Of 2 heads x width 6 = 12 features 8 devices have no whole part, so that each has all of them; of 16 it has 2.
+    config = dataclasses.replace(TIED, heads=8, head_width=head_width)
+    mesh = make_mesh((1, 8 // tensor, tensor))
+    decoder = Decoder(config, mesh=mesh)
+    params = jax.device_put(random_params(config), shardings(mesh, decoder.axes))
+    of_keys = params["blocks"]["k"]["kernel"].addressable_shards[0].data.shape
+    assert of_keys[2] == (12 if (tensor, head_width) == (8, 6) else 2 * head_width // tensor)
+    assert_close(gradient_of(decoder)(params, *place_rows(mesh, batch())), result(config), 1e-5)
+
+
 def test_on_a_mesh_every_device_works_on_its_rows_alone():
     mesh = make_mesh((2, 2, 2))
     decoder = Decoder(TIED, mesh=mesh)

@@ -7,7 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import DECODER, VOCABULARY, one_device, plain_hidden, ragged_prompts, tiny_params
+from tiny import (
+    DECODER,
+    GROUPED,
+    MESHES,
+    VOCABULARY,
+    device_bytes,
+    one_device,
+    plain_hidden,
+    ragged_prompts,
+    tiny_params,
+)
 
 from jaxfc.advantages import NoSignal, require_signal
 from jaxfc.algorithm import Algorithm, EntropyBonus
@@ -207,40 +217,72 @@ def test_two_updates_of_a_batch_are_two_updates_of_its_halves_in_turn():
         assert value == pytest.approx(mean, rel=1e-4, abs=1e-7), name
 
 
-def test_a_mesh_of_2x2x2_draws_the_samples_and_makes_the_update_of_one_device():
-    # AdamW divides by the gradient's size, so that it shows rounding where there is no gradient to speak of; the
-    # gradient itself is kept beside it.
-    optimizer, results = optax.chain(optax.trace(decay=0.0), adamw()), []
-    for mesh in (one_device(), make_mesh((2, 2, 2))):
-        params = jax.device_put(tiny_params(), shardings(mesh, DECODER.axes))
-        prompts = place_rows(mesh, ragged_prompts(PROMPT_LENGTHS, S))
-        key, sampling = jax.device_put((jax.random.key(4), settings()), replicated(mesh))
-        decoder = decoder_on(mesh)
-        sample = make_sampler(make_steps(decoder, mesh, group_size=G, length=T, vocabulary=VOCABULARY), mesh)
-        rollouts, _ = sample(params, prompts, key, sampling)
-        old = make_score(decoder, mesh, vocabulary=VOCABULARY)(params, rollouts, sampling)
-        rewards = place_rows(mesh, np.arange(P * G, dtype=np.float32).reshape(P, G) ** 2 % 7 % 2)
-        cot = place_rows(mesh, np.tile(np.arange(T) < 3, (P * G, 1)))
-        credit, shaping = make_credit(Algorithm(group_size=G), mesh)(
-            rewards, cot, rollouts.lengths, rollouts.scores, old, key
-        )
-        state = make_state(DECODER, params, optimizer, mesh)
-        state, metrics = stepper(optimizer, mesh)(state, train_batch(rollouts, old, old, credit), sampling)
-        results.append(jax.tree.map(np.asarray, (rollouts, state, metrics, shaping)))
-    (one, after, metrics, shaping), (other, other_after, other_metrics, other_shaping) = results
+SMOOTH = optax.chain(
+    optax.clip_by_global_norm(0.5),
+    optax.trace(decay=0.0),
+    optax.adamw(1.0, b1=0.9, b2=0.99, eps=0.01, weight_decay=0.1),
+)
+"""AdamW in which rounding stays rounding: with the usual eps an update is the sign of a gradient that may be near 0."""
+
+
+@functools.cache
+def step_on(shape):
+    """Rollouts, the update that they make and the state after it, on a mesh; and bytes of the state on each device."""
+    mesh = make_mesh(shape, jax.devices()[: np.prod(shape)])
+    decoder = Decoder(GROUPED.config, mesh=mesh)
+    before = tiny_params(GROUPED)
+    params = jax.device_put(before, shardings(mesh, decoder.axes))
+    prompts = place_rows(mesh, ragged_prompts(PROMPT_LENGTHS, S))
+    key, sampling = jax.device_put((jax.random.key(4), settings()), replicated(mesh))
+    sample = make_sampler(make_steps(decoder, mesh, group_size=G, length=T, vocabulary=VOCABULARY), mesh)
+    rollouts, _ = sample(params, prompts, key, sampling)
+    old = make_score(decoder, mesh, vocabulary=VOCABULARY)(params, rollouts, sampling)
+    rewards = place_rows(mesh, np.arange(P * G, dtype=np.float32).reshape(P, G) ** 2 % 7 % 2)
+    cot = place_rows(mesh, np.tile(np.arange(T) < 3, (P * G, 1)))
+    algorithm = Algorithm(group_size=G, kl_coefficient=0.1)
+    credit, shaping = make_credit(algorithm, mesh)(rewards, cot, rollouts.lengths, rollouts.scores, old, key)
+    step = make_policy_step(decoder, SMOOTH, algorithm, mesh, vocabulary=VOCABULARY)
+    state = make_state(decoder, params, SMOOTH, mesh)
+    state, metrics = step(state, train_batch(rollouts, old, old, credit), sampling)
+    update = jax.tree.map(lambda new, old: np.asarray(new) - np.asarray(old), state.params, before)
+    return jax.tree.map(np.asarray, (rollouts, update, state, metrics | shaping)), device_bytes(state)
+
+
+def test_the_step_that_meshes_are_compared_in_samples_trains_and_moves_everything():
+    (rollouts, update, _, metrics), _ = step_on((1, 1, 1))
+    assert len(set(rollouts.lengths.tolist())) > 2 and metrics["reward/live_groups"] > 2
+    assert metrics["optim/grad_norm"] > 0.5, "no gradient is clipped"
+    # Up to 1 where the gradient is well above eps, and not its sign alone: many are smaller.
+    for moved in jax.tree.leaves(update):
+        assert 0.01 < np.abs(moved).max() < 1.2
+    assert np.median(np.abs(update["blocks"]["down"]["kernel"])) < 0.5
+    # Sampler and trainer agree.
+    assert metrics["kl/sampler"] < 1e-8 and metrics["kl/sampler_max_gap"] < 1e-4
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_mesh_draws_the_samples_and_makes_the_update_of_one_device(mesh):
+    (one, update, state, metrics), _ = step_on((1, 1, 1))
+    (other, other_update, other_state, other_metrics), _ = step_on(MESHES[mesh])
     np.testing.assert_array_equal(one.tokens, other.tokens)
     np.testing.assert_array_equal(one.lengths, other.lengths)
-    assert len(set(one.lengths.tolist())) > 2 and shaping["reward/live_groups"] > 2
-    assert_close(other_after.opt_state[0].trace, after.opt_state[0].trace, 1e-5)
-    assert_close(other_after.params, after.params, 1e-5)
-    for name in sorted((metrics | shaping).keys() - {"kl/sampler", "kl/sampler_max_gap"}):
-        value, other_value = (metrics | shaping)[name], (other_metrics | other_shaping)[name]
-        assert other_value == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
-    # Sampler and trainer agree, on either mesh.
-    for found in (shaping, other_shaping):
-        assert found["kl/sampler"] < 1e-8 and found["kl/sampler_max_gap"] < 1e-4
-    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), after.params, tiny_params())
-    assert all(distance > ADAMW.learning_rate / 2 for distance in jax.tree.leaves(moved))
+    assert_close(other_update, update, 1e-5)
+    # The gradient and both moments.
+    assert_close(other_state.opt_state, state.opt_state, 1e-5)
+    for name in sorted(metrics.keys() - {"kl/sampler", "kl/sampler_max_gap"}):
+        assert other_metrics[name] == pytest.approx(float(metrics[name]), rel=1e-4, abs=1e-6), name
+    assert other_metrics["kl/sampler"] < 1e-8 and other_metrics["kl/sampler_max_gap"] < 1e-4
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_device_holds_its_part_of_parameters_gradients_and_moments_and_no_more(mesh):
+    (_, fsdp, tensor), of_layers = MESHES[mesh], GROUPED.config.layers
+    # Matrices are cut by both axes, biases by tensor, norms by none. Width 32, hidden 48, q 32, k and v 2 x 4, V 40.
+    matrices = 40 * 32 + of_layers * (2 * 32 * 32 + 2 * 32 * 8 + 3 * 32 * 48)
+    biases, norms = of_layers * (32 + 2 * 8), of_layers * 2 * 32 + 32
+    held = matrices // (fsdp * tensor) + biases // tensor + norms
+    # The parameters, the gradient that the state keeps, and two moments, in float32; two counters in int32.
+    assert step_on(MESHES[mesh])[1] == {4 * (4 * held + 2)}
 
 
 def test_scale_zero_makes_bitwise_the_update_of_grpo():

@@ -31,7 +31,7 @@ from jaxfc.sft import train_sft
 from jaxfc.sharding import make_mesh, place_replicated, place_rows, shardings
 from jaxfc.train import train
 from jaxfc.types import Prompts, TrainBatch
-from tests.tiny import DECODER, VOCABULARY, one_device, ragged_prompts, tiny_params
+from tests.tiny import DECODER, GROUPED, VOCABULARY, one_device, ragged_prompts, tiny_params
 
 GOLDEN = Path(__file__).parent / "golden"
 CONVERT = Path(__file__).parents[1] / "scripts" / "convert.py"
@@ -197,6 +197,21 @@ def test_an_update_is_the_same_on_a_mesh_whose_devices_each_hold_a_part_of_the_a
     for held in (q, moments):
         assert held["lora_a"].addressable_shards[0].data.shape == (2, 32 // 2, 4)
         assert held["lora_b"].addressable_shards[0].data.shape == (2, 4, 32 // 2)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 2), (1, 1, 8)], ids=str)
+def test_adapters_of_keys_and_values_are_trained_alike_where_devices_share_their_heads(shape):
+    lora = dataclasses.replace(LORA, targets=("q", "k", "v", "o"))
+    decoder, optimizer = Decoder(GROUPED.config, lora=lora), optax.sgd(1.0, momentum=0.9)
+    leaves, structure = jax.tree.flatten(decoder.init_trained(jax.random.key(2)))
+    adapters = structure.unflatten([0.1 * jax.random.normal(jax.random.key(a.size), a.shape) for a in leaves])
+    alone, on_mesh = (
+        updated(decoder, None, adapters, tiny_params(GROUPED), optimizer, mesh)[0] for mesh in (None, make_mesh(shape))
+    )
+    moves = (jax.tree.map(lambda new, old: np.asarray(new - old), state.params, adapters) for state in (on_mesh, alone))
+    assert_close(*moves, 1e-5)
+    # [layers, rank, 2 heads x 4]: of 8 devices each has a quarter of a head.
+    assert on_mesh.params["blocks"]["k"]["lora_b"].addressable_shards[0].data.shape == (2, 4, 8 // shape[2])
 
 
 # PEFT directories

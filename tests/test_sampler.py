@@ -6,15 +6,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from tiny import DECODER, VOCABULARY, array_shapes, one_device, plain_hidden, ragged_prompts, tiny_params
+from tiny import (
+    DECODER,
+    GROUPED,
+    MESHES,
+    VOCABULARY,
+    array_shapes,
+    device_bytes,
+    one_device,
+    plain_hidden,
+    ragged_prompts,
+    tiny_params,
+)
 
 from jaxfc.config import Draft
 from jaxfc.decoding import Until, make_steps
 from jaxfc.draws import make_sampling
 from jaxfc.learner import make_score
 from jaxfc.logprobs import length_mask
+from jaxfc.models.decoder import Decoder
 from jaxfc.sampler import PROBE_TICKS, make_sampler
-from jaxfc.sharding import make_mesh, place_rows, shardings
+from jaxfc.sharding import make_mesh, place_replicated, place_rows, replicated, shardings
 from jaxfc.types import Prompts
 
 PROMPT_LENGTHS = (9, 1, 13, 6)
@@ -136,7 +148,7 @@ def test_tokens_are_drawn_as_often_as_the_distribution_says(changed):
 def test_every_setting_takes_effect_on_a_live_sampler_without_a_compile():
     free, greedy = draw(), draw(temperature=0.0)
     programs = [step._cache_size() for step in compiled(steps())]
-    assert programs == [1] * 4
+    assert programs == [1] * 5
     assert not np.array_equal(free.tokens, greedy.tokens)
     # A lone choice is the likeliest token, whatever the temperature; its logprob is then 0, and not 0 when greedy.
     for only_one in (draw(top_k=1), draw(top_p=1e-6), draw(temperature=1e-4)):
@@ -319,6 +331,40 @@ def test_a_mesh_samples_what_one_device_does():
         params = jax.device_put(tiny_params(), shardings(mesh, DECODER.axes))
         rollouts, _ = make_sampler(on_mesh, mesh)(params, place_rows(mesh, prompts), jax.random.key(0), settings())
         assert_same_rollouts(rollouts, draw(prompts=prompts))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), *MESHES.values()], ids=str)
+def test_the_caches_are_split_over_all_devices_and_a_device_has_at_least_one_head(shape):
+    mesh = make_mesh(shape, jax.devices()[: np.prod(shape)])
+    decoder = Decoder(GROUPED.config, mesh=mesh)
+    steps = make_steps(decoder, mesh, group_size=G, length=T, vocabulary=VOCABULARY)
+    params = jax.device_put(tiny_params(GROUPED), shardings(mesh, decoder.axes))
+    prompts = ragged_prompts((9, 1, 13, 6, 2, 5, 13, 8), S)
+    weights, decoding = steps.begin(params, place_rows(mesh, prompts))
+    # Of 2 layers: 8 prompts x 13 positions and 24 completions x 11, with keys and values of width 4 in float32.
+    a_head = 2 * (8 * S + 8 * G * T) * 2 * GROUPED.config.head_width * 4
+    rows, tensor = shape[0] * shape[1], shape[2]
+    assert device_bytes((decoding.prefix, decoding.own)) == {a_head // rows * max(2 // tensor, 1)}
+    # Weights are cut over tensor alone, keys and values in whole heads: of width x 4 and biases, in each of 2 layers.
+    of_keys = 2 * (32 + 1) * GROUPED.config.head_width * 4
+    assert device_bytes([layer["k"] for layer in weights["blocks"]]) == {of_keys * max(2 // tensor, 1)}
+
+
+def test_more_devices_than_key_value_heads_sample_what_one_does():
+    prompts, sampled = ragged_prompts(PROMPT_LENGTHS, S), []
+    for mesh in (one_device(), make_mesh((1, 1, 8))):
+        decoder = Decoder(GROUPED.config, mesh=mesh)
+        params = jax.device_put(tiny_params(GROUPED), shardings(mesh, decoder.axes))
+        sample = make_sampler(make_steps(decoder, mesh, group_size=G, length=T, vocabulary=VOCABULARY), mesh)
+        for temperature in (0.0, 1.0):
+            given = place_replicated(mesh, settings(temperature=temperature))
+            sampled.append(
+                sample(params, place_rows(mesh, prompts), jax.device_put(jax.random.key(0), replicated(mesh)), given)[0]
+            )
+    greedy, drawn, *on_mesh = sampled
+    assert_same_rollouts(on_mesh[0], greedy)
+    assert_same_rollouts(on_mesh[1], drawn)
+    assert not np.array_equal(greedy.tokens, drawn.tokens)
 
 
 # Drafts: several tokens a tick

@@ -163,6 +163,7 @@ def test_a_constrained_run_samples_scores_and_trains_under_the_same_masks(tmp_pa
     ("changes", "message"),
     [
         ({"mesh": {"fsdp": 2}}, "mesh data=1 x fsdp=2 x tensor=1 needs 2 devices; 8 are attached"),
+        ({"mesh": {"tensor": 3}}, "mesh.tensor is 3, into which this model cannot be cut evenly; 1, 2, 4 would do"),
         ({"model": {"path": "no/such/model"}}, "no/such/model: no such directory"),
         ({"data": {"path": "no/such/data"}}, "no/such/data"),
         ({"algorithm": {"group_size": 1}}, "algorithm.group_size is 1"),

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import re
 import resource
 import shutil
 from pathlib import Path
@@ -12,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxfc.command import InputError
 from jaxfc.files import OutputError
-from jaxfc.models.architecture import read_decoder_config
+from jaxfc.models.architecture import check_tensor_axis, read_decoder_config
 from jaxfc.models.decoder import Decoder, DecoderConfig
 from jaxfc.models.weights import digest_of, load_params, save_model
 from jaxfc.sharding import make_mesh, shardings
@@ -155,6 +157,45 @@ def test_every_family_survives_the_way_out_and_in(case, tmp_path):
     assert one.keys() == other.keys()
     for name in one:
         np.testing.assert_array_equal(one[name], other[name])
+
+
+QWEN_7B = DecoderConfig(
+    vocab_size=152_064, width=3584, hidden_width=18_944, layers=28, heads=28, kv_heads=4, head_width=128
+)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "faults"),
+    [
+        (8, ["query heads: 28 / 8 = 3.50"]),
+        (14, ["hidden width: 18944 / 14 = 1353.14", "vocabulary rows: 152064 / 14 = 10861.71", "key-value heads: .*"]),
+        (
+            3,
+            [
+                "query heads: 28 / 3 = 9.33",
+                "hidden width: 18944 / 3 = 6314.67",
+                "key-value heads: 4 / 3 = 1.33 for a device, 3 / 4 = 0.75 devices for one; either must be whole",
+            ],
+        ),
+    ],
+)
+def test_a_tensor_axis_that_cannot_cut_the_model_is_refused_with_the_arithmetic_and_what_would_do(tensor, faults):
+    first, *rest = refusal(check_tensor_axis, QWEN_7B, tensor).splitlines()
+    assert first == f"mesh.tensor is {tensor}, into which this model cannot be cut evenly; 1, 2, 4 would do:"
+    assert len(rest) == len(faults) and all(map(re.fullmatch, (f"  {fault}" for fault in faults), rest)), rest
+
+
+def test_key_value_heads_may_be_parts_or_multiples_of_the_tensor_axis():
+    # Of 32 query heads and 2 or 8 key-value heads, a device has one query head or more, and one key-value head or more.
+    for kv_heads in (2, 8):
+        config = dataclasses.replace(QWEN_7B, heads=32, kv_heads=kv_heads)
+        for tensor in (1, 2, 4, 8, 16, 32):
+            check_tensor_axis(config, tensor)
+    # 6 of them are no part of 4 and no multiple of it, although 12 query heads are.
+    config = dataclasses.replace(QWEN_7B, heads=12, kv_heads=6)
+    assert "; 1, 2, 3, 6, 12 would do" in refusal(
+        check_tensor_axis, dataclasses.replace(config, hidden_width=12 * 99, vocab_size=12), 4
+    )
 
 
 def test_a_config_that_is_missing_or_no_json_is_refused(tied):

@@ -19,6 +19,10 @@ from jaxfc.types import Prompts
 VOCABULARY = 37
 DECODER = Decoder(make_config(vocabulary=40, width=32, hidden_width=48, layers=2, heads=4, kv_heads=2))
 """Its last three vocabulary rows only pad."""
+GROUPED = Decoder(make_config(vocabulary=40, width=32, hidden_width=48, layers=2, heads=8, kv_heads=2))
+"""It can be cut into 8, of which each has one query head and a quarter of a key-value head."""
+MESHES = {name: tuple(map(int, name.split("x"))) for name in ("8x1x1", "2x2x2", "1x4x2", "1x1x8")}
+"""Eight devices as data x fsdp x tensor."""
 SEED_PROMPT = Prompt(system="{tools}", tools="signatures")
 """The prompt of configs/seed.yaml."""
 
@@ -45,9 +49,9 @@ def one_device():
 
 
 @functools.cache
-def tiny_params():
+def tiny_params(decoder=DECODER):
     """Parameters in which biases and norms matter too, and whose distributions are neither flat nor certain."""
-    leaves, structure = jax.tree.flatten(DECODER.init(jax.random.key(0)))
+    leaves, structure = jax.tree.flatten(decoder.init(jax.random.key(0)))
     keys = jax.random.split(jax.random.key(1), len(leaves))
     return structure.unflatten([a + 0.2 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)])
 
@@ -81,6 +85,15 @@ def plain_hidden(params, prompts: Prompts, completions):
 
     repeated = jax.tree.map(lambda a: jnp.repeat(a, group, axis=0), prompts)
     return jax.vmap(alone)(repeated.tokens, repeated.lengths, completions)
+
+
+def device_bytes(tree) -> set[int]:
+    """How many bytes of these arrays each device has."""
+    held = {}
+    for leaf in jax.tree.leaves(tree):
+        for shard in leaf.addressable_shards:
+            held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes
+    return set(held.values())
 
 
 def equations(jaxpr):

@@ -1,4 +1,4 @@
-"""A Hugging Face `config.json` -> the architecture, and back; what the decoder does not do is refused by name."""
+"""A Hugging Face `config.json` -> the architecture, and back; what decoder or mesh cannot do is refused by name."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -208,6 +208,31 @@ def config_fields(config: DecoderConfig) -> dict[str, Any]:
         if full == sorted(full, reverse=True):
             fields["max_window_layers"] = sum(full)
     return fields
+
+
+def check_tensor_axis(config: DecoderConfig, tensor: int):
+    """Refuse a tensor axis into whose parts the model cannot be cut.
+
+    Raises:
+        InputError: with the arithmetic, and the sizes that would do.
+    """
+    if faults := _uneven(config, tensor):
+        right = ", ".join(str(size) for size in range(1, config.heads + 1) if not _uneven(config, size))
+        first = f"mesh.tensor is {tensor}, into which this model cannot be cut evenly; {right} would do:"
+        raise InputError("\n  ".join([first, *faults]))
+
+
+def _uneven(config: DecoderConfig, tensor: int) -> list[str]:
+    """What has no whole share for each device, in words."""
+    sizes = {"query heads": config.heads, "hidden width": config.hidden_width, "vocabulary rows": config.vocab_size}
+    faults = [f"{name}: {size} / {tensor} = {size / tensor:.2f}" for name, size in sizes.items() if size % tensor]
+    kv_heads = config.kv_heads
+    if kv_heads % tensor and tensor % kv_heads:
+        faults.append(
+            f"key-value heads: {kv_heads} / {tensor} = {kv_heads / tensor:.2f} for a device, "
+            f"{tensor} / {kv_heads} = {tensor / kv_heads:.2f} devices for one; either must be whole"
+        )
+    return faults
 
 
 def _size(path: Path, fields: dict, name: str, default: int | None = None) -> int:

@@ -17,6 +17,7 @@ from jaxfc.config import Lora, Remat, Target
 from jaxfc.models.attention import EVERYTHING, attend_cached, attend_causally, attend_shared
 from jaxfc.models.cache import empty_cache, make_cache, write_rows
 from jaxfc.models.embedding import look_up
+from jaxfc.models.heads import held_heads, repeat_heads
 from jaxfc.models.lora import adapters_of, merge
 from jaxfc.sharding import constrain, is_axes
 from jaxfc.types import Cache, Lanes, Params, Prefix, Prompts
@@ -219,6 +220,8 @@ def rematerialisation(remat: Remat) -> tuple[Callable, Callable]:
 def attention_of(config: DecoderConfig, mesh: Mesh | None) -> tuple[Callable, Callable]:
     """`attend_causally` and `attend_shared` as the mesh's devices do them best: on TPU by a kernel, but for windows."""
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    # On GPU it is plain too. What JAX makes public of cuDNN's attention cannot attend to a shared prompt exactly: the
+    # log-sum-exp by which two parts are put together is rounded to bfloat16 and has no gradient.
     if platform != "tpu" or config.windows is not None:
         return attend_causally, attend_shared
     # Its import costs half a second and is of no use elsewhere.
@@ -259,7 +262,8 @@ class Decoder:
             dtype: of matrix products.
             remat: what the backward pass computes again.
             mesh: over which activations are split by row, and nothing else of them. Without one the compiler chooses,
-                and on several devices may move every activation to where a feature of the embedding lies.
+                and on several devices may move every activation to where a feature of the embedding lies. If its tensor
+                axis is a multiple of the key-value heads, these are repeated, so that each device has one of its own.
             lora: what is trained are adapters; None trains all parameters.
         """
         self.config, self.dtype, self.mesh, self.lora = config, dtype, mesh, lora
@@ -268,14 +272,18 @@ class Decoder:
         self._block, _ = nnx.split(nnx.eval_shape(lambda: Block(config, rngs=nnx.Rngs(0))))
         self._adapted, _ = nnx.split(nnx.eval_shape(lambda: Block(config, lora, rngs=nnx.Rngs(0))))
         self._norm, _ = nnx.split(nnx.eval_shape(lambda: RMSNorm(config.width, config.norm_epsilon, rngs=nnx.Rngs(0))))
-        self.axes = self._axes(None)
-        self.trained_axes = self.axes if lora is None else adapters_of(self._axes(lora))
+        self._kv_heads = held_heads(config.kv_heads, mesh)
+        # Heads that are fewer than the devices may not be of a width that can be cut into parts for all of them.
+        cut = mesh is None or config.kv_heads * config.head_width % mesh.shape["tensor"] == 0
+        self.axes = self._axes(None, cut)
+        self.trained_axes = self.axes if lora is None else adapters_of(self._axes(lora, cut))
 
-    def _axes(self, lora: Lora | None) -> Params:
+    def _axes(self, lora: Lora | None, cut_kv_heads: bool = True) -> Params:
         _, variables = nnx.split(nnx.eval_shape(lambda: Network(self.config, lora, rngs=nnx.Rngs(0))))
 
         def named(path: tuple, variable) -> tuple[str | None, ...]:
-            return ("layers", *variable.axes) if path[0] == "blocks" else variable.axes
+            axes = tuple(None if name == "kv_heads" and not cut_kv_heads else name for name in variable.axes)
+            return ("layers", *axes) if path[0] == "blocks" else axes
 
         flat = nnx.to_flat_state(variables)
         return nnx.traversals.unflatten_mapping({path: named(path, variable) for path, variable in flat})
@@ -336,16 +344,29 @@ class Decoder:
     def weights(self, params: Params) -> Params:
         """Parameters as sampling reads them: merged, matrices in the type of the products, layers apart in a tuple.
 
-        Cast and sliced once, ahead of a loop, they give the same numbers as in every product, with less to read;
-        merged, the same but for rounding.
+        Each device has the key-value heads that it needs. Cast and sliced once, ahead of a loop, they give the same
+        numbers as in every product, with less to read; merged, the same but for rounding.
         """
+        layers = (self.layer_weights(params, layer) for layer in range(self.config.layers))
+        return self.outer_weights(params) | {"blocks": tuple(layers)}
 
+    def layer_weights(self, params: Params, layer: int | Int[Array, ""]) -> Params:
+        """One layer of `weights`: made apart, nothing but it is held twice meanwhile."""
+        one = jax.tree.map(lambda a: a[layer], params["blocks"])
+        return self._repeat_heads(self._cast(merge(one, self.lora)))
+
+    def outer_weights(self, params: Params) -> Params:
+        """What `weights` has beside the layers."""
+        return self._cast({name: part for name, part in params.items() if name != "blocks"})
+
+    def _cast(self, params: Params) -> Params:
         def cast(path, leaf):
             return leaf.astype(self.dtype) if path[-1].key in ("kernel", "embed", "head") else leaf
 
-        params = jax.tree_util.tree_map_with_path(cast, merge(params, self.lora))
-        layers = (jax.tree.map(lambda a, at=at: a[at], params["blocks"]) for at in range(self.config.layers))
-        return params | {"blocks": tuple(layers)}
+        return jax.tree_util.tree_map_with_path(cast, params)
+
+    def _repeat_heads(self, layer: Params) -> Params:
+        return repeat_heads(layer, self.config.kv_heads, self.mesh, self.dtype)
 
     def weight_axes(self) -> Params:
         """Logical axes of what `weights` makes, as `axes` are those of the parameters.
@@ -356,7 +377,7 @@ class Decoder:
         def whole(axes):
             return tuple(None if name == "embed" else name for name in axes)
 
-        axes = jax.tree.map(whole, self.axes, is_leaf=is_axes)
+        axes = jax.tree.map(whole, self._axes(None), is_leaf=is_axes)
         layer = jax.tree.map(lambda axes: axes[1:], axes["blocks"], is_leaf=is_axes)
         return axes | {"blocks": (layer,) * self.config.layers}
 
@@ -410,7 +431,7 @@ class Decoder:
     def empty_caches(self, rows: int, room: int, dtype: Any) -> tuple[Cache, ...]:
         """One cache a layer for `rows` sequences of up to `room` positions."""
         c = self.config
-        return tuple(empty_cache(rows, c.kv_heads, room, c.head_width, dtype) for _ in range(c.layers))
+        return tuple(empty_cache(rows, self._kv_heads, room, c.head_width, dtype) for _ in range(c.layers))
 
     def _embed(self, params: Params, tokens: Int[Array, "P G T"]) -> Float[Array, "P G T D"]:
         if isinstance(params["blocks"], tuple):
@@ -440,11 +461,15 @@ class Decoder:
                 carry, y = body(carry, inputs)
                 ys.append(y)
             return carry, tuple(ys)
-        body = self._of_layer(body)
+
+        def repeating(carry, inputs):
+            return body(carry, (self._repeat_heads(inputs[0]), *inputs[1:]))
+
         layers = self.config.layers
         if windows is not None:
             windows = jnp.array([EVERYTHING if window is None else window for window in windows])
-        return jax.lax.scan(body, carry, (params["blocks"], xs, windows), unroll=layers if layers <= FLAT_LAYERS else 1)
+        inputs = params["blocks"], xs, windows
+        return jax.lax.scan(self._of_layer(repeating), carry, inputs, unroll=layers if layers <= FLAT_LAYERS else 1)
 
 
 @functools.cache

@@ -133,7 +133,7 @@ def add_adapters(params: Params, folder: Path, decoder: Decoder, mesh: Mesh) -> 
         InputError: see `describe_adapters` and `load_adapters`.
     """
     lora = describe_adapters(folder).lora
-    adapters = load_adapters(folder, Decoder(decoder.config, lora=lora), mesh)
+    adapters = load_adapters(folder, Decoder(decoder.config, lora=lora, mesh=mesh), mesh)
     placed = shardings(mesh, decoder.axes)
     add = jax.jit(lambda *both: merge(combine(*both), lora), donate_argnums=0, out_shardings=placed)
     return add(params, adapters)

@@ -1,7 +1,14 @@
 """Architectures by name: those of published models, as their `config.json` has them, and a small one for benchmarks."""
 
+import dataclasses
+import difflib
+import typing
+from pathlib import Path
 from typing import Literal
 
+from jaxfc.command import InputError
+from jaxfc.config import Model
+from jaxfc.models.architecture import read_decoder_config
 from jaxfc.models.decoder import DecoderConfig, RopeScaling
 
 Name = Literal[
@@ -105,3 +112,26 @@ PRESETS = {
 def preset(name: Name) -> DecoderConfig:
     """The architecture of that name. The Coder models have the sizes of the plain ones."""
     return PRESETS[name.replace("-coder", "")]
+
+
+def architecture_of(model: Model) -> DecoderConfig:
+    """The architecture that the settings mean: of the directory where it is at hand, else the one that they name.
+
+    Raises:
+        InputError: there is neither; the name is not known; or the directory has another architecture than that.
+    """
+    folder, name = Path(model.path or ""), model.architecture
+    if name is not None and name.replace("-coder", "") not in PRESETS:
+        close = difflib.get_close_matches(name, typing.get_args(Name), 1)
+        known = f"did you mean {close[0]}?" if close else f"known are {', '.join(typing.get_args(Name))}."
+        raise InputError(f"model.architecture {name}: no such architecture; {known}")
+    if not folder.is_dir() and name is None:
+        raise InputError(f"model.path {folder}: no such directory; without one, model.architecture must name a model.")
+    found = read_decoder_config(folder) if folder.is_dir() and model.path else None
+    if found is None or name is None:
+        return found or preset(name)
+    wanted, given = dataclasses.asdict(preset(name)), dataclasses.asdict(found)
+    if wanted != given:
+        other = ", ".join(f"{key} {given[key]} (not {wanted[key]})" for key in given if given[key] != wanted[key])
+        raise InputError(f"{folder}: is no {name}, as model.architecture says: its config.json has {other}.")
+    return found
