@@ -25,7 +25,14 @@ SETTINGS = {
     "record_prompts": 3,
     "model": {"path": str(ROOT / "jaxfc" / "assets" / "seed")},
     "data": {"tasks": {"count": 1000}, "prompt_buckets": [144], "completion_length": 48},
-    "algorithm": {"group_size": GROUP, "dynamic_sampling": {"oversample": OVERSAMPLE}},
+    # Without a scoring pass there is less to compile.
+    "algorithm": {
+        "group_size": GROUP,
+        "dynamic_sampling": {"oversample": OVERSAMPLE},
+        "kl_coefficient": 0.0,
+        "old_logprobs": "sampler",
+    },
+    "reward": {"shuffled": True},
     "rollout": {"temperature": 1.0},
     "optimizer": {"learning_rate": 3e-5},
     "mesh": {"data": 2, "fsdp": 2, "tensor": 2},

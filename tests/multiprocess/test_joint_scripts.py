@@ -16,6 +16,7 @@ SFT = {
     "batch": 4,
     "save_every": 2,
     "model": {"create": {"vocabulary": 512, "width": 32, "hidden_width": 64, "layers": 2, "heads": 4, "kv_heads": 2}},
+    "prompt": {"system": "{tools}", "tools": "signatures"},
     "data": TASKS,
     "mesh": {"data": 2},
     "evaluation": {
