@@ -68,8 +68,9 @@ def run_joined(program: Callable[..., T], *arguments, **settings) -> T | None:
     """Run a program as one of the processes that the environment tells of.
 
     What it returns is returned by the process that speaks, None by the others. A mistake in the input that one process
-    finds, or a file that it cannot write, ends all of them, each with that message: at once where they exchange
-    something next, else after `PARTING_SECONDS` and, for others than process 0, `HEARTBEAT_SECONDS`.
+    finds, or a file that it cannot write, ends all of them with code 2 and that message, if what they do next is to
+    exchange something. Otherwise, and where one dies, JAX aborts the others: at once if it was process 0, else after
+    `HEARTBEAT_SECONDS`.
     """
     with joined():
         result = program(*arguments, **settings)
@@ -85,8 +86,12 @@ def joined() -> Iterator[None]:
     except (_Told, Preempted):
         raise
     except (InputError, OutputError) as error:
+        if count() == 1:
+            raise
+        # Said before it is announced, which the collective operations of the others may not survive.
+        print(error, file=sys.stderr, flush=True)
         _announce(error)
-        raise
+        raise SystemExit(2) from None
     except BaseException as error:
         if count() > 1:
             _end(error)
@@ -175,13 +180,10 @@ def _leave():
 
 def _announce(error: Exception):
     """Let the other processes fail with this message in their next exchange; end at once if they do not come to one."""
-    if count() == 1:
-        return
     thread = threading.Thread(target=_tell, args=[_Failure(str(error))], daemon=True)
     thread.start()
     thread.join(PARTING_SECONDS)
     if thread.is_alive():
-        print(error, file=sys.stderr, flush=True)
         os._exit(2)
 
 

@@ -110,6 +110,7 @@ class RunFolder:
         Raises:
             Preempted: the machine is about to be taken, and the checkpoint is complete; on all processes at one step.
         """
+        exchange(None)  # If what belongs to the step could not be written, no process goes on.
         stop = self._checkpoints.reached_preemption(step)
         if stop or step == self._steps or step % self._save_every == 0:
             self._checkpoints.save(step, state, {"data": batches.get_state(), "notes": dict(notes)})

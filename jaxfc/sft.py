@@ -26,8 +26,8 @@ def train_sft(config: TrainSFT, *, dry_run: bool = False) -> dict[str, int | flo
     """Train on the accepted answers; the run's folder then holds checkpoints, metrics, the model and a summary."""
     model = config.model if config.model.create is None else create_model(config)
     work = open_workspace(model, config.mesh, config.prompt, config.lora)
-    rows = {"batch": config.batch, "share": share_of(work.mesh, config.batch)}
-    batches = Batches(open_examples(config.data), config.data, work.prompt, work.tokenizer, seed=config.seed, **rows)
+    given = open_examples(config.data), config.data, work.prompt, work.tokenizer
+    batches = Batches(*given, batch=config.batch, seed=config.seed, share=share_of(work.mesh, config.batch))
     if dry_run:
         return {}
     folder, clock, programs = RunFolder(config, work, "sft"), Clock(), Programs(config.compile_cache)

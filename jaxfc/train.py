@@ -25,8 +25,7 @@ def train(config: TrainRL, *, dry_run: bool = False) -> dict[str, int | float]:
     examples = open_examples(config.data)
     preflight([examples[i] for i in range(min(PREFLIGHT, len(examples)))], tokenizer, work.prompt, syntax)
     share = share_of(mesh, config.batch * config.algorithm.oversample)
-    rows = {"batch": share.batch, "share": share}
-    batches = Batches(examples, config.data, work.prompt, tokenizer, seed=config.seed, **rows)
+    batches = Batches(examples, config.data, work.prompt, tokenizer, batch=share.batch, seed=config.seed, share=share)
     if dry_run:
         return {}
     folder, clock, programs = RunFolder(config, work, "rl"), Clock(), Programs(config.compile_cache)

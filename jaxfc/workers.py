@@ -167,7 +167,9 @@ class _Process:
 
 def serve(handle: int):
     """The life of a worker: take the function, then answer each list of items with the list of their results."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers.
+    # Ctrl-C and the notice that the machine is taken away are for the parent, which ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection = Connection(handle)
     function = connection.recv()
     message = True

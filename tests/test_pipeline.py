@@ -1,6 +1,8 @@
 import dataclasses
 import itertools
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from jaxfc.config import Careless, Data, Tasks
 from jaxfc.data.pipeline import Batches, TaskSource, bucket_of, open_examples, pad_prompts
 from jaxfc.data.prompts import completion_tokens, prompt_tokens
 from jaxfc.data.tasks import generate
+from jaxfc.processes import Share
 
 BATCH = 4
 DATA = Data(tasks=Tasks(count=24), prompt_buckets=(64, 96, 160), completion_length=128)
@@ -97,6 +100,100 @@ def test_every_example_is_read_once_an_epoch_and_each_epoch_has_its_own_order(ba
     epochs = [read[:24], read[24:48], read[48:]]
     assert all(sorted(epoch) == sorted(epochs[0]) and len(set(epoch)) == 24 for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
+
+
+class Rooms:
+    """Threads in the place of processes: each has an index, and they exchange what they have to say."""
+
+    def __init__(self, count: int, monkeypatch):
+        self._count, self._said = count, [None] * count
+        self._meeting, self._own = threading.Barrier(count), threading.local()
+        for name in ("index", "count", "exchange"):
+            monkeypatch.setattr(f"jaxfc.processes.{name}", getattr(self, name))
+            monkeypatch.setattr(f"jaxfc.data.pipeline.{name}", getattr(self, name))
+
+    def index(self) -> int:
+        return self._own.index
+
+    def count(self) -> int:
+        return self._count
+
+    def exchange(self, value) -> list:
+        self._said[self.index()] = value
+        self._meeting.wait(60)
+        everything = list(self._said)
+        self._meeting.wait(60)
+        return everything
+
+    def run(self, work) -> list:
+        """`work(index)` of each."""
+
+        def one(index: int):
+            self._own.index = index
+            try:
+                return work(index)
+            except BaseException:
+                self._meeting.abort()
+                raise
+
+        with ThreadPoolExecutor(self._count) as threads:
+            return list(threads.map(one, range(self._count)))
+
+
+class Noted(TaskSource):
+    """Remembers which tasks were read."""
+
+    def __init__(self, tasks: Tasks):
+        super().__init__(tasks)
+        self.read = []
+
+    def __getitem__(self, index: int):
+        self.read.append(index)
+        return super().__getitem__(index)
+
+
+def dealt(batch: int, count: int, process: int) -> Share:
+    """Every n-th row, and one that the next process holds too."""
+    held = sorted({*range(process, batch, count), (process + 1) % count})
+    return Share(batch, np.array(held), np.ones(len(held), bool), False)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_each_process_has_its_rows_of_the_same_batches_and_reads_no_others(batches, seed_tokenizer, monkeypatch, count):
+    data = dataclasses.replace(DATA, tasks=Tasks(count=2000), shuffle=False)
+    alone = batches(data, batch=12)
+    expected, middle = take(alone, 4), alone.get_state()
+    expected += take(alone, 3)
+    rooms, sources = Rooms(count, monkeypatch), [Noted(data.tasks) for _ in range(count)]
+
+    def process(number: int):
+        share = dealt(12, count, number)
+        given = {"batch": 12, "seed": 0, "share": share}
+        stream = Batches(sources[number], data, SEED_PROMPT, seed_tokenizer, **given)
+        stream.prepare()
+        found, state = take(stream, 4), stream.get_state()
+        found += take(stream, 3)
+        # What is read and planned ahead for the next batch is not in the position.
+        resumed = Batches(open_examples(data), data, SEED_PROMPT, seed_tokenizer, **given)
+        resumed.set_state(json.loads(json.dumps(middle)))
+        for one, two in zip(found[4:], take(resumed, 3), strict=True):
+            assert_same(one, two)
+        return share, found, state, stream.get_state()
+
+    for number, (share, found, state, end) in enumerate(rooms.run(process)):
+        assert state == middle and end == alone.get_state()
+        for batch, whole in zip(found, expected, strict=True):
+            assert ids(batch) == [ids(whole)[row] for row in share.held]
+            assert batch.tokens == whole.tokens == whole.prompts.lengths.sum() + whole.lengths.sum()
+            for one, all_rows in zip((*batch.prompts, *batch[2:4]), (*whole.prompts, *whole[2:4]), strict=True):
+                np.testing.assert_array_equal(one, all_rows[share.held])
+        # Of the stream, in the source's order, it reads every n-th, and of the others what it holds.
+        held = {int(name.rpartition("-")[2]) for batch in found for name in ids(batch)}
+        foreign = [index for index in sources[number].read if index % count != number]
+        assert len(set(foreign) - held) <= len(share.held), "only the batch that is planned ahead"
+        assert len(foreign) == len(set(foreign))
+        last = max(int(name.rpartition("-")[2]) for batch in expected for name in ids(batch))
+        assert len(sources[number].read) < 256 / count + last / count + len(held) + 100
 
 
 def test_without_shuffling_the_order_is_the_sources(batches):

@@ -1,6 +1,5 @@
 """Several JAX processes on this machine: started, waited for, and ended whatever happens."""
 
-import contextlib
 import os
 import socket
 import subprocess
@@ -39,7 +38,7 @@ class Processes:
         """
         several = arguments if not isinstance(arguments[0], str) else [arguments] * count
         address = f"127.0.0.1:{free_port()}"
-        self._running, self._files = [], contextlib.ExitStack()
+        self._running, self._said = [], tempfile.TemporaryDirectory()
         for number, own in enumerate(several):
             env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
             # Compiling is most of the time.
@@ -47,9 +46,10 @@ class Processes:
             if count > 1:
                 env |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
                 env |= {"JAX_PROCESS_ID": str(number)}
-            files = [self._files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]  # noqa: SIM115
-            process = subprocess.Popen([sys.executable, *own], env=env, stdout=files[0], stderr=files[1], cwd=folder)
-            self._running.append((process, files))
+            paths = [Path(self._said.name) / f"{number}.{kind}" for kind in ("out", "errors")]
+            with paths[0].open("w") as out, paths[1].open("w") as errors:
+                process = subprocess.Popen([sys.executable, *own], env=env, stdout=out, stderr=errors, cwd=folder)
+            self._running.append((process, paths))
 
     def __enter__(self):
         return self
@@ -58,7 +58,7 @@ class Processes:
         for process, _ in self._running:
             process.kill()
             process.wait()
-        self._files.close()
+        self._said.cleanup()
 
     def __getitem__(self, number: int) -> subprocess.Popen:
         return self._running[number][0]
@@ -79,7 +79,10 @@ class Processes:
         for process, _ in self._running:
             process.kill()
             process.wait()
-        found = [Ended(process.returncode, *map(_contents, files)) for process, files in self._running]
+        found = [
+            Ended(process.returncode, *(path.read_text(errors="replace") for path in paths))
+            for process, paths in self._running
+        ]
         assert not late, f"processes {late} had not ended after {seconds} s\n{report(found)}"
         return found
 
@@ -99,8 +102,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def _contents(file) -> str:
-    file.seek(0)
-    return file.read()

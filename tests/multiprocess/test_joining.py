@@ -11,8 +11,6 @@ from test_joint_run import TRAIN, write
 from jaxfc.command import InputError
 from jaxfc.processes import ADDRESS, COUNT, INDEX, Share, deal, exchange, from_writer, join
 
-pytestmark = pytest.mark.slow
-
 SOON = 120
 """Seconds, on a busy machine."""
 

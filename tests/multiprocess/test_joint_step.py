@@ -5,8 +5,6 @@ import pytest
 from launch import Processes
 from step import MESHES, REWARDS
 
-pytestmark = pytest.mark.slow
-
 STEP = str(Path(__file__).with_name("step.py"))
 
 
