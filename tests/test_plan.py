@@ -181,7 +181,7 @@ def small_run(**settings) -> TrainRL:
         "name": "small",
         "batch": 256,
         "model": Model(path="small", remat="layer"),
-        "data": Data(tasks=Tasks(count=1), prompt_buckets=(512,), completion_length=128),
+        "data": Data(tasks=Tasks(count=1), prompt_buckets=(512,), completion_length=512),
         "rollout": Rollout(slots=2048),
         "mesh": MeshSizes(data=1, fsdp=4, tensor=4),
     }
@@ -224,8 +224,9 @@ def facts_of_the_update(program, architecture: DecoderConfig, chips: int) -> lis
 def facts_of_decoding(program) -> list[str]:
     """What is wrong with a step of decoding."""
     wrong = []
-    if program.temporary > 0.1 * program.held["cache"]:
-        wrong.append(f"temporaries of {program.temporary} beside a cache of {program.held['cache']}")
+    # What it needs beside its arguments; the compiler's own sum of temporaries counts some room twice.
+    if (beside := program.peak - program.arguments) > 0.1 * program.held["cache"]:
+        wrong.append(f"{beside} bytes beside a cache of {program.held['cache']}")
     wrong += [f"gathers {each.shapes}" for each in gathers(program) if each.shapes[0].size > 1e6]
     if program.donated < 0.999 * program.held["cache"]:
         wrong.append("the cache is not donated")
@@ -257,7 +258,8 @@ def test_a_step_that_does_not_fit_is_refused_and_the_plan_says_what_would():
     mesh = make_mesh((1, 4, 4), target.devices)
     programs = compiled.plan_programs(config, architecture, mesh, only=("update",))
     assert programs["update"].refusal and programs["update"].peak > target.chip.memory
-    assert programs["update"].largest
+    # Most is what a loop over 28 layers keeps for the way back.
+    assert re.fullmatch(r"[\d.]+GiB bf16\[28,.*\]", programs["update"].largest[0])
 
 
 @needs_libtpu
@@ -346,7 +348,8 @@ def weights_split_in_width(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"), [(cache_read_after_it_is_written, "temporaries"), (weights_split_in_width, "gathers")]
+    ("fault", "message"),
+    [(cache_read_after_it_is_written, "bytes beside a cache"), (weights_split_in_width, "gathers")],
 )
 @needs_libtpu
 def test_a_fault_in_decoding_is_seen(monkeypatch, fault, message):

@@ -112,7 +112,7 @@ def need(program: Compiled, always: dict[str, int], chip: Chip) -> Need:
 
 
 def paces(plan: Planned, mean_length: int) -> dict[str, Pace]:
-    """Name of each program that was accepted -> its pace.
+    """Name of each program -> its pace.
 
     Args:
         plan: what was compiled.
@@ -120,8 +120,6 @@ def paces(plan: Planned, mean_length: int) -> dict[str, Pace]:
     """
     often, chip, found = _runs(plan, mean_length), plan.target.chip, {}
     for name, program in plan.programs.items():
-        if program.work is None:
-            continue
         sent = defaultdict(float)
         for (_, network), size in by_kind(program.work.collectives, plan.target.per_slice).items():
             sent[network] += size

@@ -16,7 +16,7 @@ from jaxfc.decoding import Decoding
 from jaxfc.engine import compile_engine, compile_sft, plain_sampling, sampling_of
 from jaxfc.learner import describe_state, make_optimizer
 from jaxfc.models.decoder import Decoder, DecoderConfig
-from jaxfc.plan.hlo import Shape, Work, parse, runs, work_of
+from jaxfc.plan.hlo import Module, Shape, Work, parse, runs, shapes_in, work_of
 from jaxfc.programs import describe
 from jaxfc.sharding import replicated, shardings
 from jaxfc.types import Params, TrainState
@@ -40,15 +40,13 @@ class Compiled(NamedTuple):
     peak: int
     """Bytes at its fullest moment, arguments and results included; of a refused one what it would need."""
     refusal: str | None
-    """What the compiler said when it would not."""
+    """What the compiler said when it would not: there is too little memory."""
     donated: int
     """Bytes of results that take the place of arguments."""
     arguments: int
-    temporary: int
     largest: tuple[str, ...]
     """Its largest buffers: size and shape."""
-    work: Work | None
-    """None of a refused one."""
+    work: Work
     text: str
     """The program of one device, before it is optimised further."""
     seconds: float
@@ -169,7 +167,7 @@ def _held(arguments: tuple[Any, ...]) -> dict[str, int]:
 
 
 def _compile(name: str, lowered, arguments: tuple[Any, ...], layers: int) -> Compiled:
-    held, begin = _held(arguments), time.process_time()
+    begin, program, refusal = time.process_time(), None, None
     with tempfile.TemporaryDirectory() as folder:
         options = OPTIONS | {"xla_dump_to": folder, "xla_dump_hlo_pass_re": "tpu-spmd-partitioning"}
         try:
@@ -177,50 +175,55 @@ def _compile(name: str, lowered, arguments: tuple[Any, ...], layers: int) -> Com
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            return _refused(name, held, str(error), time.process_time() - begin)
+            refusal = str(error).splitlines()[0]
         seconds = time.process_time() - begin
-        reports = sorted(Path(folder).glob("*memory-usage-report.txt"))
-        largest = _largest(reports[-1].read_text()) if reports else ()
-        split = sorted(Path(folder).glob("*after_tpu-spmd-partitioning*"))
-        text = split[-1].read_text() if split else program.as_text()
-    module, memory = parse(text), program.memory_analysis()
+        # Of a program that does not fit the compiler leaves these too.
+        text = _written(folder, "after_tpu-spmd-partitioning")
+        report = _written(folder, "memory-usage-report")
+    module, memory = parse(text), program and program.memory_analysis()
     return Compiled(
         name,
-        held,
+        _held(arguments),
         _activations(module, layers),
-        memory.peak_memory_in_bytes,
-        None,
-        memory.alias_size_in_bytes,
-        memory.argument_size_in_bytes,
-        memory.temp_size_in_bytes,
-        largest,
+        memory.peak_memory_in_bytes if memory else _total(report),
+        refusal,
+        memory.alias_size_in_bytes if memory else 0,
+        memory.argument_size_in_bytes if memory else bytes_on_device(arguments),
+        _largest(report),
         work_of(module),
         text,
         seconds,
     )
 
 
-def _refused(name: str, held: dict[str, int], error: str, seconds: float) -> Compiled:
-    """Of a program that does not fit: what it would need, from what the compiler says."""
-    units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    used = re.search(r"Used ([\d.]+)([KMG]) of", error)
-    beside = re.search(r"HLO temporaries \(([\d.]+)([KMG])\)", error)
-    found = used or beside
-    needed = int(float(found[1]) * units[found[2]]) if found else 0
-    # Where only temporaries are told of, arguments come on top.
-    needed += 0 if used else sum(held.values())
-    pairs = re.findall(r"Size: ([\d.]+[KMG])\n(?:.*\n){0,3}?.*?Shape: (\S+)", error)
-    first = error.splitlines()[0]
-    return Compiled(name, held, 0, needed, first, 0, 0, 0, tuple(f"{a}iB {b}" for a, b in pairs[:3]), None, "", seconds)
+def _written(folder: str, kind: str) -> str:
+    """What the compiler wrote of this kind.
+
+    Raises:
+        RuntimeError: nothing, as another version of it might.
+    """
+    files = sorted(Path(folder).glob(f"*{kind}*"))
+    if not files:
+        raise RuntimeError(f"this libtpu wrote no {kind} of a program; the version that jax[tpu] asks for does.")
+    return files[-1].read_text()
+
+
+def _total(report: str) -> int:
+    """Bytes that a program would need."""
+    return int(re.search(r"^Total bytes: (\d+)", report, re.MULTILINE)[1])
 
 
 def _largest(report: str) -> tuple[str, ...]:
-    """The first buffers of the compiler's report."""
+    """The first buffers of the compiler's report, each with the largest array that it holds."""
     rows = re.findall(r"^\s*[\d.]+[KMG]iB\(\s*\d+%\);\s*([\d.]+[KMG]iB);\s*\d+;\s*\d+; (.*)$", report, re.MULTILINE)
-    return tuple(f"{size} {shapes.split(', ')[0]}" for size, shapes in rows[:3])
+    return tuple(f"{size} {_name(max(shapes_in(arrays), key=lambda shape: shape.bytes))}" for size, arrays in rows[:3])
 
 
-def _activations(module, layers: int) -> int:
+def _name(shape: Shape) -> str:
+    return f"{shape.dtype}[{','.join(map(str, shape.dims))}]"
+
+
+def _activations(module: Module, layers: int) -> int:
     """What a loop over the layers writes one by one, and is no parameter: kept until the way back, or for others."""
     kept: dict[Shape, int] = {}
     for _, instruction, _ in runs(module):

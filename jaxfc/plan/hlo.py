@@ -127,7 +127,7 @@ def _add(computation: dict[str, Instruction] | None, line: str):
     root, name, shape, opcode, rest = found.groups()
     inner, attributes = _closed(rest)
     attributes = inner if opcode == "constant" else attributes
-    computation[name] = Instruction(name, _shapes(shape), opcode, tuple(_NAME.findall(inner)), attributes, bool(root))
+    computation[name] = Instruction(name, shapes_in(shape), opcode, tuple(_NAME.findall(inner)), attributes, bool(root))
 
 
 def _closed(text: str) -> tuple[str, str]:
@@ -140,7 +140,8 @@ def _closed(text: str) -> tuple[str, str]:
     return text, ""
 
 
-def _shapes(text: str) -> tuple[Shape, ...]:
+def shapes_in(text: str) -> tuple[Shape, ...]:
+    """All arrays that a text names."""
     return tuple(Shape(kind, tuple(map(int, filter(None, dims.split(","))))) for kind, dims in _ARRAY.findall(text))
 
 

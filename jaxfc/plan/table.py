@@ -24,8 +24,7 @@ def summarize(plan: Planned, mean_length: int) -> dict[str, Any]:
     for name, program in plan.programs.items():
         needed = need(program, resident(plan, name), target.chip)
         programs[name] = _memory(program, needed) | _work(program, target.per_slice)
-        if name in pace:
-            programs[name] |= {"runs": pace[name].runs, "seconds": pace[name].seconds, "bound": pace[name].bound}
+        programs[name] |= {"runs": pace[name].runs, "seconds": pace[name].seconds, "bound": pace[name].bound}
     step = sum(each.seconds for each in pace.values())
     rollout = sum(each.seconds for name, each in pace.items() if name.startswith("rollout"))
     summary = {
@@ -61,8 +60,6 @@ def _memory(program: Compiled, needed: Need) -> dict[str, Any]:
 
 
 def _work(program: Compiled, per_slice: int) -> dict[str, Any]:
-    if program.work is None:
-        return {}
     sent = defaultdict(dict)
     for (kind, network), size in by_kind(program.work.collectives, per_slice).items():
         sent[network][kind] = size
@@ -118,9 +115,6 @@ def lines(summary: dict[str, Any], advice: Sequence[str], *, markdown: bool) -> 
 
 
 def _work_row(name: str, program: dict[str, Any]) -> list[str]:
-    compiled = f"{program['compile_seconds']:.1f}"
-    if "seconds" not in program:
-        return [name, *["-"] * 7, compiled]
     sent = {network: sum(program["collectives"].get(network, {}).values()) for network in ("ICI", "DCN")}
     return [
         name,
@@ -131,7 +125,7 @@ def _work_row(name: str, program: dict[str, Any]) -> list[str]:
         f"{program['runs']:.0f}",
         f"{program['seconds']:.2f}",
         program["bound"],
-        compiled,
+        f"{program['compile_seconds']:.1f}",
     ]
 
 
