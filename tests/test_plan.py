@@ -22,7 +22,7 @@ from jaxfc.models import decoder as decoders
 from jaxfc.models.decoder import DecoderConfig, parameter_count
 from jaxfc.models.presets import architecture_of, preset
 from jaxfc.plan import compiled
-from jaxfc.plan.budget import advice, make_plan, need, resident, smaller
+from jaxfc.plan.budget import Planned, advice, make_plan, need, resident, smaller
 from jaxfc.plan.hlo import groups_of, parse, work_of
 from jaxfc.plan.topology import Pods, open_slice, parse_topology
 from jaxfc.sharding import make_mesh, shardings
@@ -30,14 +30,9 @@ from jaxfc.types import TokenScores
 
 ROOT = Path(__file__).parents[1]
 PLANS = sorted(ROOT.glob("configs/*.plan.md"))
-without_libtpu = importlib.util.find_spec("libtpu") is None
-
-
-def needs_libtpu(test):
-    """A test that compiles for a TPU, for minutes on two cores."""
-    reason = "needs libtpu, the compiler for TPUs (the extra 'tpu')"
-    return pytest.mark.slow(pytest.mark.skipif(without_libtpu, reason=reason)(test))
-
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu, the compiler for TPUs (the extra 'tpu')"
+)
 
 # Names of slices
 
@@ -413,7 +408,19 @@ def test_a_replicated_optimizer_makes_the_plan_fail(monkeypatch, capsys):
     settings = "algorithm.old_logprobs=sampler", "algorithm.kl_coefficient=0", "data.prompt_buckets=[512]"
     assert run_script("--config", config, "--topology", "v5e:4x4", *settings) == 1
     printed = capsys.readouterr().out
-    assert "does not fit" in printed and "refused" in printed
+    assert "does not fit by itself" in printed and "refused" in printed
+
+
+@needs_libtpu
+def test_advice_names_the_micro_batches_that_fit():
+    settings = dataclasses.replace(seven_billion().algorithm, micro_batches=16)
+    config, architecture = dataclasses.replace(seven_billion(), algorithm=settings), preset("qwen2.5-coder-7b")
+    target = open_slice("v5e:4x4")
+    mesh = make_mesh((1, 4, 4), target.devices)
+    programs = compiled.plan_programs(config, architecture, mesh, ("update",))
+    (line,) = advice(Planned(config, architecture, target, mesh, programs))
+    assert line.startswith("update does not fit; its largest buffers are ")
+    assert line.endswith("With algorithm.micro_batches=32 it would.")
 
 
 def test_the_script_says_what_is_missing(capsys):

@@ -13,7 +13,7 @@ from jaxfc.config import TrainRL, TrainSFT
 from jaxfc.models.decoder import DecoderConfig
 from jaxfc.plan.compiled import CLASSES, STATE_CLASSES, Compiled, plan_programs
 from jaxfc.plan.hlo import by_kind
-from jaxfc.plan.topology import Chip, Slice
+from jaxfc.plan.topology import GIB, Chip, Slice
 from jaxfc.sharding import make_mesh
 from jaxfc.slots import Plan
 from jaxfc.workspace import check_tensor_axis
@@ -183,17 +183,26 @@ def smaller(config: TrainRL | TrainSFT, program: str) -> Iterator[tuple[str, Tra
 
 def advice(plan: Planned) -> list[str]:
     """What to change so that each program fits; each change was compiled."""
-    lines = []
+    lines, room = [], SHARE * plan.target.chip.memory
     for name, program in plan.programs.items():
         always = resident(plan, name)
         if need(program, always, plan.target.chip).fits:
             continue
-        what = f"{name} does not fit; its largest buffers are {', '.join(program.largest) or 'not known'}."
-        for change, config in itertools.islice(smaller(plan.config, name), TRIES):
-            again = plan_programs(config, plan.architecture, plan.mesh, only=(name,))[name]
-            if need(again, always, plan.target.chip).fits:
-                lines.append(f"{what} With {change} it would.")
-                break
-        else:
-            lines.append(f"{what} A larger mesh.fsdp or mesh.tensor, or model.remat=layer, takes less on each chip.")
+        if (there := sum(always.values())) > room:
+            what = ", ".join(f"{each} {size / GIB:.2f} GiB" for each, size in always.items() if size)
+            lines.append(f"What lies on a chip all along does not fit by itself: {what}, {there / GIB:.2f} GiB. {LESS}")
+            return lines
+        what = f"{name} does not fit; its largest buffers are {', '.join(program.largest)}."
+        lines.append(f"{what} {_what_would(plan, name, always) or LESS}")
     return lines
+
+
+LESS = "A larger mesh.fsdp or mesh.tensor, smaller optimizer.moments, lora or model.remat=layer take less of a chip."
+
+
+def _what_would(plan: Planned, name: str, always: dict[str, int]) -> str | None:
+    for change, config in itertools.islice(smaller(plan.config, name), TRIES):
+        again = plan_programs(config, plan.architecture, plan.mesh, only=(name,))[name]
+        if need(again, always, plan.target.chip).fits:
+            return f"With {change} it would."
+    return None

@@ -1,5 +1,6 @@
 """The programs of a run, compiled for a slice that is not there, and what the compiler says of each."""
 
+import contextlib
 import re
 import tempfile
 import time
@@ -107,18 +108,27 @@ def plan_programs(
     work = _workspace(decoder, mesh)
     state = describe_state(decoder, make_optimizer(config.optimizer), mesh)
     planner = Planner(mesh, architecture.layers, only)
-    # A lower level of optimisation compiles in a sixth of the time, and needs the same memory to 2 %.
-    level = jax.config.jax_optimization_level
-    jax.config.update("jax_optimization_level", "O0")
-    try:
+    with _for_a_plan():
         if isinstance(config, TrainRL):
             sampling = describe(sampling_of(config, (0,)), replicated(mesh))
             compile_engine(config, work, state, sampling, planner)
         else:
             compile_sft(config, work, state, describe(plain_sampling(config, (0,)), replicated(mesh)), planner)
-    finally:
-        jax.config.update("jax_optimization_level", level)
     return planner.programs
+
+
+@contextlib.contextmanager
+def _for_a_plan():
+    """A level of optimisation that takes a sixth of the time and, to 2 %, the same memory; nothing is kept on disk."""
+    settings = {"jax_optimization_level": "O0", "jax_enable_compilation_cache": False}
+    before = {name: getattr(jax.config, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def _workspace(decoder: Decoder, mesh: Mesh) -> Workspace:
