@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Run one command of this project on one host (TPU VM or container), and end with a code that says what is next:
+# Run one command of this project on one host (TPU VM or container), and end with its code, which says what is next:
 # 0 finished; 75 it saved and left before its end, and the same command goes on; 2 refused; else failed.
-# A training script ends with 0 in the first two cases, and only in the first is summary.json in the run's folder.
 # Usage: bash tpu/run.sh [--check] SCRIPT [ARGUMENT...]       --check: only see that the settings are right
 # PYTHON is the interpreter; the run's folder has to be below MOUNT, where every host sees it, if that is set; the code
 # is written to EXIT_FILE, if that is set.
@@ -32,13 +31,4 @@ child=$!
 # A signal ends `wait` early, so it is asked again until the process is gone.
 while wait "$child" && code=0 || code=$?; kill -0 "$child" 2>/dev/null; do :; done
 wait "$child" && code=0 || code=$?
-
-if [ "$code" = 0 ] && [ "$folder" ]; then
-    # Another host writes it, and may be a little later.
-    for _ in {1..30}; do
-        [ ! -f "$folder/summary.json" ] && [ -z "$told" ] || break
-        sleep "${SUMMARY_WAIT:-2}"
-    done
-    [ -f "$folder/summary.json" ] || code=75
-fi
 exit "$code"
