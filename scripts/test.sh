@@ -10,4 +10,5 @@ make_environment .venv-test "[test]"
 
 .venv-test/bin/ruff check
 .venv-test/bin/ruff format --check
-.venv-test/bin/python -m pytest "$@"
+# Two processes: each compiles for itself, so that more would need more memory than they save time on a laptop.
+.venv-test/bin/python -m pytest --numprocesses 2 --dist loadfile "$@"
