@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from jaxfc.bfcl import aggregates, judge_cases, read_bfcl, write_verdicts
+from jaxfc.bfcl.cases import judge_cases, write_verdicts
+from jaxfc.bfcl.files import read_bfcl
+from jaxfc.bfcl.scores import aggregates
 from jaxfc.command import InputError, run_command
 from jaxfc.config import Data, Mesh, Model, Prompt, Tasks
 

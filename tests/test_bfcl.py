@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxfc import bfcl
+from jaxfc.bfcl import cases, files, scores
 from jaxfc.calls.match import ANY_CALL, judge_answer
 from jaxfc.calls.parse import Syntax
 from jaxfc.command import InputError
@@ -55,7 +55,7 @@ def test_an_entry_becomes_an_example_with_its_own_system_message_first(tmp_path)
         [question("live_simple_0", *messages)],
         [{"id": "live_simple_0", "ground_truth": ANSWER}],
     )
-    [example] = bfcl.read_bfcl(tmp_path, ["live_simple"])
+    [example] = files.read_bfcl(tmp_path, ["live_simple"])
     assert example.id == "live_simple_0" and example.kind == "live_simple"
     assert example.messages == messages
     assert [tool.name for tool in example.tools] == ["weather.get"]
@@ -66,7 +66,7 @@ def test_an_entry_becomes_an_example_with_its_own_system_message_first(tmp_path)
 def test_irrelevance_accepts_no_call_and_relevance_any(tmp_path):
     write_category(tmp_path, "irrelevance", [question("irrelevance_0")])
     write_category(tmp_path, "live_relevance", [question("live_relevance_0")])
-    none, some = bfcl.read_bfcl(tmp_path, ["irrelevance", "live_relevance"])
+    none, some = files.read_bfcl(tmp_path, ["irrelevance", "live_relevance"])
     assert none.accepted == () and some.accepted is ANY_CALL
     for text, called in [("[f(x=1)]", True), ("No function fits.", False), ("[]", False), ("", False)]:
         assert judge_answer(text, none.tools, none.accepted, Syntax.BFCL).ok is not called, text
@@ -78,7 +78,7 @@ def test_gzip_and_plain_files_read_the_same(tmp_path):
     write_category(tmp_path / "plain", "multiple", questions, answers)
     write_lines(tmp_path / "packed" / "BFCL_v4_multiple.json.gz", questions)
     write_lines(tmp_path / "packed" / "possible_answer" / "BFCL_v4_multiple.json.gz", answers)
-    assert bfcl.read_bfcl(tmp_path / "plain", ["multiple"]) == bfcl.read_bfcl(tmp_path / "packed", ["multiple"])
+    assert files.read_bfcl(tmp_path / "plain", ["multiple"]) == files.read_bfcl(tmp_path / "packed", ["multiple"])
 
 
 @pytest.mark.parametrize(
@@ -99,15 +99,15 @@ def test_gzip_and_plain_files_read_the_same(tmp_path):
 def test_a_broken_file_is_refused_with_its_line(tmp_path, questions, answers, message):
     write_category(tmp_path, "multiple", questions, answers)
     with pytest.raises(InputError, match=message):
-        bfcl.read_bfcl(tmp_path, ["multiple"])
+        files.read_bfcl(tmp_path, ["multiple"])
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"neither BFCL_v4_parallel\.json nor BFCL_v4_parallel\.json\.gz"):
-        bfcl.read_bfcl(tmp_path, ["parallel"])
+        files.read_bfcl(tmp_path, ["parallel"])
     write_category(tmp_path, "parallel", [question("a")])
     with pytest.raises(InputError, match="possible_answer: neither"):
-        bfcl.read_bfcl(tmp_path, ["parallel"])
+        files.read_bfcl(tmp_path, ["parallel"])
 
 
 def test_a_truncated_gzip_file_is_refused(tmp_path):
@@ -115,20 +115,20 @@ def test_a_truncated_gzip_file_is_refused(tmp_path):
     write_lines(path, [question(f"irrelevance_{n}") for n in range(200)])
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(InputError, match=r"BFCL_v4_irrelevance\.json\.gz"):
-        bfcl.read_bfcl(tmp_path, ["irrelevance"])
+        files.read_bfcl(tmp_path, ["irrelevance"])
 
 
 def test_categories_of_other_languages_are_named_as_not_evaluated(tmp_path):
     with pytest.raises(InputError, match="simple_java is not evaluated"):
-        bfcl.read_bfcl(tmp_path, ["simple_java"])
+        files.read_bfcl(tmp_path, ["simple_java"])
     with pytest.raises(InputError, match="unknown BFCL category simpel; one of: simple_python"):
-        bfcl.read_bfcl(tmp_path, ["simpel"])
+        files.read_bfcl(tmp_path, ["simpel"])
 
 
 @needs_shared
 def test_the_v4_data_has_its_3491_python_entries():
-    examples = bfcl.read_bfcl(SHARED / "bfcl")
-    counts = {category: entries for category, (_, entries) in bfcl.tally([(e.kind, False) for e in examples]).items()}
+    examples = files.read_bfcl(SHARED / "bfcl")
+    counts = {category: entries for category, (_, entries) in scores.tally([(e.kind, False) for e in examples]).items()}
     assert counts == {
         "simple_python": 400, "multiple": 200, "parallel": 200, "parallel_multiple": 200, "irrelevance": 240,
         "live_simple": 258, "live_multiple": 1053, "live_parallel": 16, "live_parallel_multiple": 24,
@@ -164,7 +164,7 @@ def one_right(category):
     ],
 )
 def test_weight_of_one_entry_in_the_official_non_live_ast(category, weight):
-    np.testing.assert_allclose(bfcl.non_live_ast_official(one_right(category)), weight)
+    np.testing.assert_allclose(scores.non_live_ast_official(one_right(category)), weight)
 
 
 def test_categories_not_run_count_zero_officially_and_are_left_out_of_the_python_form():
@@ -172,37 +172,37 @@ def test_categories_not_run_count_zero_officially_and_are_left_out_of_the_python
     results = {
         "simple_python": (360, 400), "multiple": (160, 200), "parallel": (140, 200), "parallel_multiple": (120, 200),
     }  # fmt: skip
-    np.testing.assert_allclose(bfcl.non_live_ast_official(results), 0.6)
-    np.testing.assert_allclose(bfcl.non_live_ast_python(results), 0.75)
-    np.testing.assert_allclose(bfcl.non_live_ast_official(results | {"simple_java": (50, 100)}), 0.6 + 0.5 / 12)
+    np.testing.assert_allclose(scores.non_live_ast_official(results), 0.6)
+    np.testing.assert_allclose(scores.non_live_ast_python(results), 0.75)
+    np.testing.assert_allclose(scores.non_live_ast_official(results | {"simple_java": (50, 100)}), 0.6 + 0.5 / 12)
 
 
 def test_live_v4_weighs_four_categories_by_entries():
     # (200 + 800 + 8 + 12) / (258 + 1053 + 16 + 24) = 1020 / 1351; irrelevance and relevance have no part in it.
     results = ALL_RIGHT | {"live_simple": (200, 258), "live_multiple": (800, 1053), "live_parallel": (8, 16),
                            "live_parallel_multiple": (12, 24), "live_irrelevance": (0, 882)}  # fmt: skip
-    np.testing.assert_allclose(bfcl.live_v4(results), 1020 / 1351)
+    np.testing.assert_allclose(scores.live_v4(results), 1020 / 1351)
 
 
 def test_live_v3_weighs_six_categories_and_39_percent_of_it_is_irrelevance():
     assert sum(V3_COUNTS.values()) == 2251
     abstaining = ALL_WRONG | {"live_irrelevance": (882, 882)}
-    np.testing.assert_allclose(bfcl.live_v3(abstaining), 882 / 2251)
-    assert round(100 * bfcl.live_v3(abstaining)) == 39
+    np.testing.assert_allclose(scores.live_v3(abstaining), 882 / 2251)
+    assert round(100 * scores.live_v3(abstaining)) == 39
     # v4's data moved two entries from relevance to irrelevance: the weights follow the data.
     drifted = abstaining | {"live_irrelevance": (884, 884), "live_relevance": (0, 16)}
-    np.testing.assert_allclose(bfcl.live_v3(drifted), 884 / 2251)
+    np.testing.assert_allclose(scores.live_v3(drifted), 884 / 2251)
 
 
 def test_a_live_category_without_entries_is_refused_since_its_weight_is_unknown():
     results = {category: counts for category, counts in ALL_RIGHT.items() if category != "live_parallel"}
     with pytest.raises(ValueError, match="no entries of live_parallel"):
-        bfcl.live_v4(results)
+        scores.live_v4(results)
 
 
 def test_irrelevance_v4_is_the_mean_of_two_categories_not_of_their_entries():
     results = ALL_WRONG | {"irrelevance": (240, 240), "live_irrelevance": (441, 882)}
-    np.testing.assert_allclose(bfcl.irrelevance_v4(results), 0.75)
+    np.testing.assert_allclose(scores.irrelevance_v4(results), 0.75)
 
 
 def test_funrl_overall_is_the_mean_of_non_live_ast_and_live_v3():
@@ -214,7 +214,7 @@ def test_funrl_overall_is_the_mean_of_non_live_ast_and_live_v3():
         "live_multiple": (850, 1053), "live_parallel": (12, 16), "live_parallel_multiple": (16, 24),
         "live_irrelevance": (745, 882), "live_relevance": (15, 18),
     }  # fmt: skip
-    aggregates = bfcl.aggregates(results)
+    aggregates = scores.aggregates(results)
     np.testing.assert_allclose(aggregates["non_live_ast_official"], 0.9041667, rtol=1e-6)
     np.testing.assert_allclose(aggregates["live_v3"], 0.8165260, rtol=1e-6)
     np.testing.assert_allclose(aggregates["funrl_overall_official"], 0.8603463, rtol=1e-6)
@@ -225,12 +225,12 @@ def test_funrl_overall_is_the_mean_of_non_live_ast_and_live_v3():
 
 
 def test_aggregates_of_perfect_and_of_hopeless_results():
-    assert set(bfcl.aggregates(ALL_RIGHT).values()) == {1.0}
-    assert set(bfcl.aggregates(ALL_WRONG).values()) == {0.0}
+    assert set(scores.aggregates(ALL_RIGHT).values()) == {1.0}
+    assert set(scores.aggregates(ALL_WRONG).values()) == {0.0}
 
 
 def test_tally_counts_correct_and_entries_by_category():
-    assert bfcl.tally([("a", True), ("b", False), ("a", False)]) == {"a": (1, 2), "b": (0, 1)}
+    assert scores.tally([("a", True), ("b", False), ("a", False)]) == {"a": (1, 2), "b": (0, 1)}
 
 
 # Judging outputs
@@ -243,15 +243,15 @@ def case(name="simple_python_0", **changed):
 
 def judge(tmp_path, *rows):
     write_lines(tmp_path / "cases.jsonl", rows)
-    return bfcl.judge_cases(tmp_path / "cases.jsonl")
+    return cases.judge_cases(tmp_path / "cases.jsonl")
 
 
 @needs_shared
 def test_every_python_case_gets_the_official_verdict():
-    cases = [json.loads(line) for line in (SHARED / "bfcl_cases.jsonl").read_text().splitlines()]
-    verdicts, skipped = bfcl.judge_cases(SHARED / "bfcl_cases.jsonl")
-    assert [verdict["id"] for verdict in verdicts] == [case["id"] for case in cases]
-    python = [(case, verdict) for case, verdict in zip(cases, verdicts, strict=True) if case["language"] == "python"]
+    rows = [json.loads(line) for line in (SHARED / "bfcl_cases.jsonl").read_text().splitlines()]
+    verdicts, skipped = cases.judge_cases(SHARED / "bfcl_cases.jsonl")
+    assert [verdict["id"] for verdict in verdicts] == [row["id"] for row in rows]
+    python = [(case, verdict) for case, verdict in zip(rows, verdicts, strict=True) if case["language"] == "python"]
     wrong = [case["id"] for case, verdict in python if verdict["ok"] is not case["official_valid"]]
     assert len(python) == 330 and not wrong
     assert skipped == {"java": 40, "javascript": 36}
