@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from jaxfc.data.example import Example
 from jaxfc.data.validate import EXACT_REPEAT, NORMALISED_REPEAT, Dropped, Kept
 
 ID_MADE_UNIQUE = "id: made unique"
+_PUNCTUATION = re.compile(r"[^\w\s]|_")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,26 +72,25 @@ def normalised_digest(example: Example) -> bytes:
     ]
     tools = sorted(tool.name.casefold() for tool in example.tools)
     calls = [[call.name, {key: list(values) for key, values in call.arguments.items()}] for call in example.accepted]
-    answers = sorted(json.dumps(_normalised(call), sort_keys=True) for call in calls)
+    answers = sorted(json.dumps(_normalised(call)) for call in calls)
     return digest_of(json.dumps([conversation, tools, answers]))
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case, without punctuation, accents and white space."""
-    # NFKD parts letters from their accents, which are dropped with the punctuation.
+    """The words of a text in lower case, without punctuation, accents and white space: "Café's" is `cafes`."""
+    # NFKD parts letters from their accents, which are no letters, and go with the punctuation.
     plain = text if text.isascii() else unicodedata.normalize("NFKD", text)
-    kept = "".join(letter for letter in plain if letter.isalnum() or letter.isspace()) if not plain.isalnum() else plain
-    return kept.casefold().split()
+    return _PUNCTUATION.sub("", plain).casefold().split()
 
 
 def _normalised(value: Any) -> Any:
     """A JSON value with every text, keys too, reduced to its words; other values are left alone."""
     match value:
         case str():
-            # Text without any word (`+`, `-1`) is only that: two such texts need not mean the same.
+            # Texts without any word (`+`, `-`) differ by their signs alone.
             return " ".join(words_of(value)) or value
         case dict():
-            return {_normalised(key): _normalised(item) for key, item in value.items()}
+            return sorted(([_normalised(key), _normalised(item)] for key, item in value.items()), key=json.dumps)
         case list() | tuple():
             return [_normalised(item) for item in value]
     return value

@@ -1,10 +1,9 @@
 """The AST stage: which rows are fit to train on, what was mended in them, and why the others are not."""
 
 import dataclasses
-import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from jaxfc.calls.match import judge_answer
@@ -15,6 +14,11 @@ from jaxfc.data.prompts import calls_text
 from jaxfc.data.repair import Findings, fit_value, identifiers, mend_schema
 from jaxfc.data.sources.rows import RawRow
 
+EXACT_REPEAT = "exact repeat"
+NORMALISED_REPEAT = "normalised repeat"
+SAME_QUERY = "overlap: same query"
+SAME_RUN = "overlap: ten words in a row"
+SAME_TOOL = "overlap: same tool"
 SPLIT_MIXED = "split: calls tools of both splits"
 REASONS = {
     "row: no plain JSON": "holds NaN, an infinity, half a surrogate pair, or nests deeper than 50",
@@ -33,7 +37,11 @@ REASONS = {
     "call: wrong type": "a value is not of its declared type, and no lossless cast makes it so",
     "call: outside enum": "a value is not among those that its schema lists",
     "answer: fails its own check": "the calls, written as text, do not parse or do not match themselves",
-    "exact repeat": "an earlier row has the same conversation, tools and answers",
+    EXACT_REPEAT: "an earlier row has the same conversation, tools and answers",
+    NORMALISED_REPEAT: "an earlier row has the same words, names of tools and answers",
+    SAME_QUERY: "an evaluation row asks the same",
+    SAME_RUN: "ten words of a question follow each other in an evaluation row too",
+    SAME_TOOL: "an evaluation row offers a tool of the same name with parameters of the same names",
     SPLIT_MIXED: "its calls use a tool that is held out and one that is not",
 }
 """Every reason for which a row is dropped. A row with several faults gets the first in this order."""
@@ -74,38 +82,6 @@ class Unfit(ValueError):
     def __init__(self, reason: str, detail: str):
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
-
-
-def without_repeats(results: Iterable[Kept | Dropped]) -> Iterator[Kept | Dropped]:
-    """The same results in the same order, with exact repeats of an earlier example dropped, and every id unique."""
-    ids: set[str] = set()
-    contents: set[bytes] = set()
-    for result in results:
-        if isinstance(result, Kept):
-            content = _content_digest(result.example)
-            if content in contents:
-                result = Dropped(result.example.id, result.example.source, "exact repeat", "", result.where)
-            else:
-                contents.add(content)
-                result = _with_unique_id(result, ids)
-        yield result
-
-
-def _content_digest(example: Example) -> bytes:
-    document = dataclasses.asdict(example)
-    content = [document[key] for key in ("messages", "tools", "accepted")]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
-
-
-def _with_unique_id(kept: Kept, ids: set[str]) -> Kept:
-    name, serial = kept.example.id, 2
-    while name in ids:
-        name, serial = f"{kept.example.id}~{serial}", serial + 1
-    ids.add(name)
-    if name == kept.example.id:
-        return kept
-    example = dataclasses.replace(kept.example, id=name)
-    return dataclasses.replace(kept, example=example, repairs=(*kept.repairs, "id: made unique"))
 
 
 def validate(row: RawRow) -> Kept | Dropped:
