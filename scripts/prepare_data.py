@@ -1,52 +1,62 @@
-"""Make a dataset of raw function-calling rows: read, validate, drop repeats, split by tool, write ArrayRecord shards.
+"""Make a dataset of raw function-calling rows: read, validate, drop repeats and what evaluation data gives away, split by
+tool, write ArrayRecord shards with a manifest, a report and a card.
 
-Every row is kept, mended or dropped for one stated reason; the counts are in report.json and manifest.json.
+Every row is kept, repaired or dropped for one stated reason; the counts are in report.json and manifest.json.
 """
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from jaxfc.command import run_command
+from jaxfc.command import InputError, run_command
 from jaxfc.data.sources.rows import RawRow
-from jaxfc.prepare import Prepare, prepare
+from jaxfc.data.sources.source import Source
+from jaxfc.prepare.run import prepare
+from jaxfc.prepare.settings import Prepare
 
 CONSOLE = Console(stderr=True)
 
 
 def main(config: Prepare, arguments: argparse.Namespace) -> Mapping[str, Any]:
     """Prepare the dataset, and show on standard error what became of the rows."""
-    report = prepare(config, arguments.input, None if arguments.dry_run else arguments.output, watch)
-    table = Table("source", "rows", "kept", "repaired", "dropped")
-    for source, counts in report["sources"].items():
-        table.add_row(source, *(str(counts[key]) for key in ("rows", "kept", "repaired")), str(sum_of(counts)))
-    CONSOLE.print(table)
-    for reason, found in report["reasons"].items():
-        CONSOLE.print(f"dropped {found['rows']:>6}  {reason}", highlight=False)
-    for split, found in report["splits"].items():
-        CONSOLE.print(f"split   {found['examples']:>6}  {split}", highlight=False)
+    sources = config.sources + tuple(Source(path=str(path)) for path in arguments.input)
+    if not sources:
+        raise InputError("command line: no rows to read; give --input FILE, or sources in the settings.")
+    config = dataclasses.replace(config, sources=sources)
+    report = prepare(config, None if arguments.dry_run else arguments.output)
+    show(report)
     CONSOLE.print("dry run: nothing written" if arguments.dry_run else f"written to {arguments.output}")
     return report
 
 
-def sum_of(counts: Mapping[str, Any]) -> int:
-    """How many rows of a source were dropped."""
-    return sum(counts["dropped"].values())
-
-
-def watch(rows: Sequence[RawRow]) -> Iterable[RawRow]:
-    """The rows one by one, with a bar on standard error."""
-    return track(rows, "validating", console=CONSOLE, transient=True)
+def show(report: Mapping[str, Any]):
+    """The counts of a report, on standard error."""
+    table = Table("source", "rows", "kept", "repaired", "dropped")
+    for source, counts in report["sources"].items():
+        figures = [counts[key] for key in ("rows", "kept", "repaired")] + [sum(counts["dropped"].values())]
+        table.add_row(source, *map(str, figures))
+    CONSOLE.print(table)
+    for reason, found in report["reasons"].items():
+        CONSOLE.print(f"dropped {found['rows']:>8}  {reason}", highlight=False)
+    for file in report["overlap"]:
+        for kind, found in file["shared"].items():
+            CONSOLE.print(
+                f"shared  {found['rows']:>8}  {kind.removeprefix('overlap: ')}: {file['file']}", highlight=False
+            )
+    for split, found in report["splits"].items():
+        CONSOLE.print(f"split   {found['examples']:>8}  {split}", highlight=False)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files to read and the folder to write."""
-    parser.add_argument("--input", metavar="FILE", type=Path, nargs="+", required=True, help="rows: JSONL or JSON, .gz")
+    parser.add_argument(
+        "--input", metavar="FILE", type=Path, nargs="+", default=[], help="rows, beside those of the settings' sources"
+    )
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="a new folder for the dataset")
 
 

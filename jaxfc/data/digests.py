@@ -3,6 +3,7 @@
 import hashlib
 import struct
 from array import array
+from collections.abc import Iterator
 
 _PAIR = struct.Struct("<QQ")
 
@@ -26,6 +27,11 @@ class Digests:
 
     def __len__(self) -> int:
         return self._count
+
+    def __iter__(self) -> Iterator[bytes]:
+        for high, low, value in zip(self._high, self._low, self._values, strict=True):
+            if value:
+                yield _PAIR.pack(high, low)
 
     def __contains__(self, digest: bytes) -> bool:
         return self._values[self._slot(*_PAIR.unpack(digest))] > 0

@@ -29,7 +29,7 @@ KINDS = {
 
 
 MOST_ROWS = 100
-"""Words that more evaluation rows have in common are counted for the first of these only, and tools for as many files."""
+"""Words in more evaluation rows than this are counted for the first of these only; likewise tools and files."""
 _ORDER = {kind: place for place, kind in enumerate(KINDS)}
 
 
@@ -196,7 +196,7 @@ def without_overlap(
     results: Iterable[Kept | Dropped],
     evaluation: EvaluationRows,
     overlap: Overlap,
-    note: Callable[[Kept, list[Hit]], None],
+    note: Callable[[Kept, list[Hit], str], None],
 ) -> Iterator[Kept | Dropped]:
     """The same results in the same order, with kept examples dropped that evaluation rows give away.
 
@@ -204,24 +204,20 @@ def without_overlap(
         results: of the stages before; what they dropped is passed on.
         evaluation: to hold them against.
         overlap: for what they are dropped.
-        note: called with each kept row and its hits, if there are any.
+        note: called with each row that has hits: the row, the hits, and the reason for which it is dropped, or nothing.
     """
     reasons = overlap.reasons()
     for result in results:
         hits = evaluation.hits(result.example) if isinstance(result, Kept) else []
         if hits:
-            note(result, hits)
-            result = drop_overlap(result, hits, reasons, evaluation)
+            hit = next((hit for hit in hits if hit.kind in reasons), None)
+            note(result, hits, hit.kind if hit else "")
+            result = overlapping(result, hit, evaluation) if hit else result
         yield result
 
 
-def drop_overlap(
-    kept: Kept, hits: Iterable[Hit], reasons: tuple[str, ...], evaluation: EvaluationRows
-) -> Kept | Dropped:
-    """The row, dropped for the first of its hits for which rows are dropped, if any."""
-    hit = next((hit for hit in hits if hit.kind in reasons), None)
-    if hit is None:
-        return kept
+def overlapping(kept: Kept, hit: Hit, evaluation: EvaluationRows) -> Dropped:
+    """The row as one that is dropped for what it shares."""
     return Dropped(kept.example.id, kept.example.source, hit.kind, describe(hit, evaluation), kept.where)
 
 

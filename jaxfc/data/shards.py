@@ -147,7 +147,7 @@ def write_dataset(
         for split, examples in splits.items():
             for example in examples:
                 writer.add(split, example)
-        return finish_dataset(temporary, {split: () for split in splits} | writer.close(), manifest, files)
+        return finish_dataset(temporary, dict.fromkeys(splits, ()) | writer.close(), manifest, files)
 
 
 def finish_dataset(
