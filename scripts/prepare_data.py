@@ -1,4 +1,4 @@
-"""Make a dataset of raw function-calling rows: read, validate, drop repeats and what evaluation data gives away, split by
+"""Make a dataset of raw function-calling rows: read, validate, drop repeats and what is in evaluation data, split by
 tool, write ArrayRecord shards with a manifest, a report and a card.
 
 Every row is kept, repaired or dropped for one stated reason; the counts are in report.json and manifest.json.
@@ -6,7 +6,7 @@ Every row is kept, repaired or dropped for one stated reason; the counts are in 
 
 import argparse
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxfc.command import InputError, run_command
-from jaxfc.data.sources.rows import RawRow
 from jaxfc.data.sources.source import Source
 from jaxfc.prepare.run import prepare
 from jaxfc.prepare.settings import Prepare
@@ -45,9 +44,8 @@ def show(report: Mapping[str, Any]):
         CONSOLE.print(f"dropped {found['rows']:>8}  {reason}", highlight=False)
     for file in report["overlap"]:
         for kind, found in file["shared"].items():
-            CONSOLE.print(
-                f"shared  {found['rows']:>8}  {kind.removeprefix('overlap: ')}: {file['file']}", highlight=False
-            )
+            text = f"shared  {found['rows']:>8}  {kind.removeprefix('overlap: ')} ({file['file']})"
+            CONSOLE.print(text, highlight=False)
     for split, found in report["splits"].items():
         CONSOLE.print(f"split   {found['examples']:>8}  {split}", highlight=False)
 
