@@ -32,6 +32,8 @@ class RawRow:
     answers: Any
     """As for `tools`."""
     thought: str = ""
+    repairs: tuple[str, ...] = ()
+    """What was mended so far, by the names in `repair.REPAIRS`."""
 
 
 def read_rows(path: Path) -> Iterator[RawRow]:
