@@ -12,7 +12,8 @@ from jaxfc.command import InputError, digest
 from jaxfc.data.dataset import check_output, write_dataset
 from jaxfc.data.example import Example
 from jaxfc.data.repair import REPAIRS
-from jaxfc.data.sources import RawRow, read_rows
+from jaxfc.data.sources.rows import RawRow
+from jaxfc.data.sources.source import read_rows
 from jaxfc.data.split import HELD_OUT, TRAIN, place
 from jaxfc.data.tasks import SPLITS, generate
 from jaxfc.data.validate import REASONS, SPLIT_MIXED, Dropped, Kept, check_example, validate, without_repeats

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from jaxfc.data.sources import RawRow, read_rows
+from jaxfc.data.sources.rows import RawRow
+from jaxfc.data.sources.source import read_rows
 from jaxfc.data.validate import Dropped, Kept, validate, without_repeats
 from jaxfc.files import write_atomically
 

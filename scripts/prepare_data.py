@@ -13,7 +13,7 @@ from rich.progress import track
 from rich.table import Table
 
 from jaxfc.command import run_command
-from jaxfc.data.sources import RawRow
+from jaxfc.data.sources.rows import RawRow
 from jaxfc.prepare import Prepare, prepare
 
 CONSOLE = Console(stderr=True)

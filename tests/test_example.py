@@ -33,6 +33,8 @@ EXAMPLES = st.builds(
     kind=st.text(),
     thought=st.text(),
     text=st.text(),
+    weight=st.floats(min_value=0, allow_nan=False, allow_infinity=False),
+    pass_rate=st.none() | st.floats(min_value=0, max_value=1),
 )
 
 

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from jaxfc.command import InputError
-from jaxfc.data.sources import read_rows
+from jaxfc.data.sources.source import read_rows
 
 TOOL = {"name": "f", "description": "", "parameters": {"a": {"type": "int", "description": ""}}}
 ANSWERS = [{"name": "f", "arguments": {"a": 1}}]

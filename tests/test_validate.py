@@ -13,7 +13,8 @@ from jaxfc.calls.schema import AcceptedCall, calls_from_accepted
 from jaxfc.data.example import example_from_json, example_to_json
 from jaxfc.data.prompts import calls_text
 from jaxfc.data.repair import REPAIRS
-from jaxfc.data.sources import RawRow, read_rows
+from jaxfc.data.sources.rows import RawRow
+from jaxfc.data.sources.source import read_rows
 from jaxfc.data.validate import REASONS, Dropped, Kept, Unfit, check_example, validate, without_repeats
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

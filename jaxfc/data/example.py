@@ -29,6 +29,10 @@ class Example:
     """The source's own reasoning, used as the chain of thought of supervised training."""
     text: str = ""
     """The source's own answer text where it is not calls: what supervised training says instead of a call."""
+    weight: float = 1.0
+    """How often an epoch shows it on average: 2 is twice, 0.5 every other epoch."""
+    pass_rate: float | None = None
+    """Part of a given model's completions that are right, 0 to 1; None: not measured."""
 
 
 def kind_of(tools: int, calls: int) -> str:

@@ -19,7 +19,7 @@ from jaxfc.data.client import Client
 from jaxfc.data.endpoint import Endpoint
 from jaxfc.data.questions import Question, Rejected, correction, evaluation
 from jaxfc.data.replies import Replies
-from jaxfc.data.sources import RawRow
+from jaxfc.data.sources.rows import RawRow
 from jaxfc.data.validate import Dropped, Kept, validate
 from jaxfc.data.verdicts import Opinion, read_calls, read_opinion
 

@@ -13,7 +13,7 @@ from jaxfc.calls.schema import Call, SchemaError, Tool, accepted_from_calls, cal
 from jaxfc.data.example import Example, kind_of
 from jaxfc.data.prompts import calls_text
 from jaxfc.data.repair import Findings, fit_value, identifiers, mend_schema
-from jaxfc.data.sources import RawRow
+from jaxfc.data.sources.rows import RawRow
 
 SPLIT_MIXED = "split: calls tools of both splits"
 REASONS = {
@@ -137,6 +137,8 @@ def validate(row: RawRow) -> Kept | Dropped:
             licence=row.licence,
             kind=kind_of(len(offer.tools), len(calls)),
             thought=row.thought,
+            text=row.text,
+            weight=row.weight,
         )
         check_example(example)
     except Unfit as unfit:
@@ -182,7 +184,7 @@ def _raise_first(findings: Findings) -> None:
 
 
 def _check_plain(row: RawRow) -> None:
-    document = [row.id, row.messages, row.tools, row.answers, row.thought]
+    document = [row.id, row.messages, row.tools, row.answers, row.thought, row.text]
     level, depth = [document], 0
     while level:
         depth += 1
