@@ -21,6 +21,12 @@ SAME_RUN = "overlap: ten words in a row"
 SAME_TOOL = "overlap: same tool"
 SPLIT_MIXED = "split: calls tools of both splits"
 REASONS = {
+    "judge: too long": "the row is longer than the judge may be sent",
+    "judge: refused": "the endpoint does not take the row: its filter objects, or it exceeds the model's context",
+    "judge: no verdict": "none of the judge's replies could be read as a verdict",
+    "judge: no correction": "the answer was judged wrong, and no reply could be read as a corrected one",
+    "judge: not corrected": "the answer was judged wrong, and so was each corrected one",
+    "judge: wrong at the end": "what the other stages left was judged wrong",
     "row: no plain JSON": "holds NaN, an infinity, half a surrogate pair, or nests deeper than 50",
     "prompt: malformed": "not a list of user, assistant and tool messages that ends with one to answer",
     "prompt: empty": "the message to answer has no text",
@@ -92,7 +98,7 @@ def validate(row: RawRow) -> Kept | Dropped:
 
     References: METHOD.md, section 5, stage 2.
     """
-    findings = Findings()
+    findings = Findings(list(row.repairs))
     try:
         _check_plain(row)
         offer = _read_offer(row.tools, findings)
