@@ -8,7 +8,16 @@ from typing import Any
 
 from jaxfc.calls.match import judge_answer
 from jaxfc.calls.parse import Syntax
-from jaxfc.calls.schema import Call, SchemaError, Tool, accepted_from_calls, calls_from_accepted, tool_from_json
+from jaxfc.calls.schema import (
+    AcceptedCall,
+    Call,
+    SchemaError,
+    Tool,
+    accepted_from_bfcl,
+    accepted_from_calls,
+    calls_from_accepted,
+    tool_from_json,
+)
 from jaxfc.data.example import Example, kind_of
 from jaxfc.data.prompts import calls_text
 from jaxfc.data.repair import Findings, fit_value, identifiers, mend_schema
@@ -104,11 +113,12 @@ def validate(row: RawRow) -> Kept | Dropped:
         offer = _read_offer(row.tools, findings)
         messages = _read_messages(row.messages, offer)
         calls = _read_calls(row.answers, offer, findings)
+        tools = tuple(offer.tools.values())
         example = Example(
             id=row.id,
             messages=messages,
-            tools=tuple(offer.tools.values()),
-            accepted=accepted_from_calls(calls, tuple(offer.tools.values())),
+            tools=tools,
+            accepted=accepted_from_calls(calls, tools) if row.accepted is None else _read_accepted(row.accepted, offer),
             source=row.source,
             licence=row.licence,
             kind=kind_of(len(offer.tools), len(calls)),
@@ -272,6 +282,19 @@ def _read_call(answer: Any, offer: _Offer, findings: Findings) -> Call | None:
         if key not in kept:
             findings.faults.append(("call: missing required", f"{name} lacks {key}"))
     return Call(tool.name, kept)
+
+
+def _read_accepted(answer: Any, offer: _Offer) -> tuple[AcceptedCall, ...]:
+    """BFCL's answer, under the names as kept; its calls are those that were read."""
+    accepted = []
+    for call in accepted_from_bfcl(answer):
+        new_names = offer.parameters[call.name.strip()]
+        unknown = [key for key in call.arguments if key not in new_names]
+        if unknown:
+            raise Unfit("call: undeclared argument", f"{call.name} has no parameter {unknown[0]!r}")
+        arguments = {new_names[key]: values for key, values in call.arguments.items()}
+        accepted.append(AcceptedCall(offer.tools[call.name.strip()].name, arguments))
+    return tuple(accepted)
 
 
 def _stripped(name: str, findings: Findings) -> str:
