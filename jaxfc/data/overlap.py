@@ -12,8 +12,9 @@ from jaxfc.data.digests import Digests, digest_of
 from jaxfc.data.example import Example
 from jaxfc.data.repair import Findings, identifiers
 from jaxfc.data.repeats import words_of
-from jaxfc.data.sources.rows import RawRow
-from jaxfc.data.sources.source import read_rows
+from jaxfc.data.sources.forms import raw_rows
+from jaxfc.data.sources.reading import read_values
+from jaxfc.data.sources.rows import Place, RawRow
 from jaxfc.data.validate import SAME_QUERY, SAME_RUN, SAME_TOOL, Dropped, Kept
 
 RUN = 10
@@ -184,8 +185,27 @@ def read_evaluation(overlap: Overlap) -> EvaluationRows:
         if not inside:
             raise InputError(f"{path}: holds no .json or .jsonl file, plain or .gz; overlap.files names such.")
         for file in inside:
-            found.add_file(file.name, read_rows(file))
+            found.add_file(file.name, _rows_of(file))
     return found
+
+
+def _rows_of(path: Path) -> Iterator[RawRow]:
+    """The rows of an evaluation file; BFCL's need no answers here, and may have several turns."""
+    count = 0
+    for line, row in read_values(path):
+        if isinstance(row, dict) and isinstance(row.get("question"), list):
+            turns = [turn if isinstance(turn, list) else [turn] for turn in row["question"]]
+            row = {
+                "function": [],
+                **row,
+                "question": [[message for turn in turns for message in turn]],
+                "ground_truth": [],
+            }
+        for raw in raw_rows(row, Place(str(path), line)):
+            count += 1
+            yield raw
+    if not count:
+        raise InputError(f"{path}: holds no rows to hold training data against.")
 
 
 def _is_rows(path: Path) -> bool:
