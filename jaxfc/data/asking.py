@@ -91,7 +91,7 @@ class Asker:
             raise Undecided("judge: too long", f"{len(question.row)} characters of JSON")
         problem = ""
         for attempt in range(self._attempts):
-            body = self._endpoint.body(question.messages(problem), question.schema)
+            body = self._endpoint.body(question.messages(attempt, problem), question.schema)
             reply = await self._reply(body, attempt, where)
             if reply.problem == "refused":
                 raise Undecided("judge: refused", "the endpoint did not take it")

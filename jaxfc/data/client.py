@@ -167,9 +167,9 @@ class Client:
         if (status in _RETRIED or status >= 500) and _NO_MONEY not in text:
             now = datetime.datetime.now(datetime.UTC)
             wait = asked_to_wait(response.headers, now)
-            raise _Failed(
-                f"status {status}", shown, exhausted_for(response.headers, 1) or None if wait is None else wait
-            )
+            if wait is None:
+                wait = exhausted_for(response.headers, 1) or None
+            raise _Failed(f"status {status}", shown, wait)
         hints = {
             401: "Check the key and the variable that holds it.",
             403: "Check that the key may use this model.",

@@ -208,7 +208,8 @@ class Judge:
         for _ in range(self._settings.regenerations):
             question = correction(row.messages, row.tools, rejected)
             calls = await self._asker.ask(question, read_calls, "judge: no correction", row.where)
-            mended = dataclasses.replace(row, answers=calls, repairs=(*row.repairs, CORRECTED))
+            # The source's reasoning led to the other answer.
+            mended = dataclasses.replace(row, answers=calls, thought="", text="", repairs=(*row.repairs, CORRECTED))
             fault = _fault(mended)
             if not fault:
                 opinion = await self._opinion(evaluation(row.messages, row.tools, calls), row.where)

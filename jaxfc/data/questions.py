@@ -1,8 +1,9 @@
 """What the judge is asked: a row as escaped data inside fixed instructions."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from jaxfc.data.plain import plain_json
 
 _CRITERIA = """\
 You check training data for function calling. Each message gives you one row, as JSON between <row> and </row>:
@@ -43,7 +44,7 @@ be mistaken. Write the answer that is correct. Reply with one JSON object and no
 with an empty list if no call is right."""
 )
 
-_AGAIN = "An earlier reply to this row was not usable: {problem}. Reply with the JSON object alone."
+_AGAIN = "Replies to this row that were not usable: {count}. The last: {problem}. Reply with the JSON object alone."
 
 _OPINION = {
     "type": "object",
@@ -74,11 +75,16 @@ class Question(NamedTuple):
     schema: Mapping[str, Any]
     """JSON Schema of the reply."""
 
-    def messages(self, problem: str = "") -> list[dict[str, str]]:
-        """The conversation with the judge; `problem` is what was wrong with its last reply."""
+    def messages(self, attempt: int, problem: str) -> list[dict[str, str]]:
+        """The conversation with the judge.
+
+        Args:
+            attempt: how often the question was put before.
+            problem: what was wrong with the last reply to it, if there was one.
+        """
         user = f"<row>\n{self.row}\n</row>"
-        if problem:
-            user += "\n\n" + _AGAIN.format(problem=problem)
+        if attempt:
+            user += "\n\n" + _AGAIN.format(count=attempt, problem=problem)
         return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
 
 
@@ -93,7 +99,7 @@ def evaluation(messages: Any, tools: Any, answer: Any) -> Question:
     """Is this the right answer?
 
     Raises:
-        ValueError: the row holds what JSON cannot: NaN, an infinity, half a surrogate pair, or too deep a nesting.
+        ValueError: the row is no plain JSON.
     """
     return Question(_EVALUATE, _row({"conversation": messages, "tools": tools, "answer": answer}), _OPINION)
 
@@ -109,10 +115,5 @@ def correction(messages: Any, tools: Any, rejected: Sequence[Rejected]) -> Quest
 
 
 def _row(document: Mapping[str, Any]) -> str:
-    try:
-        text = json.dumps(document, ensure_ascii=False, allow_nan=False)
-        text.encode()
-    except (RecursionError, TypeError) as error:
-        raise ValueError(f"no JSON: {error}") from error
     # An escape within a JSON string: the row cannot close the tag that it stands in, or open another.
-    return text.replace("<", "\\u003c")
+    return plain_json(document).replace("<", "\\u003c")

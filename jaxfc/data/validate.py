@@ -19,6 +19,7 @@ from jaxfc.calls.schema import (
     tool_from_json,
 )
 from jaxfc.data.example import Example, kind_of
+from jaxfc.data.plain import plain_json
 from jaxfc.data.prompts import calls_text
 from jaxfc.data.repair import Findings, fit_value, identifiers, mend_schema
 from jaxfc.data.sources.rows import RawRow
@@ -62,7 +63,6 @@ REASONS = {
 """Every reason for which a row is dropped. A row with several faults gets the first in this order."""
 
 _ORDER = {reason: place for place, reason in enumerate(REASONS)}
-_DEEPEST = 50
 _PLACEHOLDER = re.compile(r"\bAPI_call_\d+")
 
 
@@ -170,16 +170,8 @@ def _raise_first(findings: Findings) -> None:
 
 
 def _check_plain(row: RawRow) -> None:
-    document = [row.id, row.messages, row.tools, row.answers, row.thought, row.text]
-    level, depth = [document], 0
-    while level:
-        depth += 1
-        if depth > _DEEPEST:
-            raise Unfit("row: no plain JSON", f"nested deeper than {_DEEPEST}")
-        children = (value.values() if isinstance(value, dict) else value for value in level)
-        level = [item for items in children for item in items if isinstance(item, dict | list)]
     try:
-        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+        plain_json([row.id, row.messages, row.tools, row.answers, row.thought, row.text])
     except ValueError as error:
         raise Unfit("row: no plain JSON", str(error)) from error
 

@@ -1,13 +1,13 @@
 """A judge's replies read strictly: text -> opinion or corrected calls; anything else is a typed problem."""
 
 import json
-import math
 import re
 from typing import Any, NamedTuple
 
+from jaxfc.data.plain import plain_json
+
 LONGEST = 65536
 """Characters of a reply that is read."""
-_DEEPEST = 40
 _REASONING = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*)\n?[ \t]*```", re.DOTALL)
 
@@ -77,23 +77,17 @@ def _read_object(text: str, keys: set[str]) -> dict[str, Any]:
 
 def _loads(text: str) -> Any:
     try:
-        document = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_finite)
-        json.dumps(document, ensure_ascii=False).encode()
+        document = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
     except Unreadable:
         raise
     except RecursionError:
         raise Unreadable("the reply is nested too deeply") from None
-    except UnicodeEncodeError:
-        raise Unreadable("the reply holds half a surrogate pair") from None
     except ValueError:
         raise Unreadable("the reply is not JSON") from None
-    level, depth = [document], 0
-    while level:
-        depth += 1
-        if depth > _DEEPEST:
-            raise Unreadable("the reply is nested too deeply")
-        members = [value.values() if isinstance(value, dict) else value for value in level]
-        level = [item for items in members for item in items if isinstance(item, dict | list)]
+    try:
+        plain_json(document)
+    except ValueError as error:
+        raise Unreadable(f"the reply is no plain JSON ({error})") from None
     return document
 
 
@@ -106,10 +100,3 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(name: str) -> float:
     raise Unreadable(f"the reply holds {name}, which is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise Unreadable("the reply holds a number beyond all limits")
-    return value
