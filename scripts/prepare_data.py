@@ -1,19 +1,24 @@
-"""Make a dataset of raw function-calling rows: read, validate, drop repeats and what is in evaluation data, split by
-tool, write ArrayRecord shards with a manifest, a report and a card.
+"""Make a dataset of raw function-calling rows: read, judge, validate, judge again, drop repeats and what is in
+evaluation data, split by tool, write ArrayRecord shards with a manifest, a report and a card.
 
-Every row is kept, repaired or dropped for one stated reason; the counts are in report.json and manifest.json.
+Every row is kept, repaired or dropped for one stated reason; the counts are in report.json and manifest.json. A dry run
+reads and counts everything, and writes nothing; it asks no judge, unless with --replay.
 """
 
 import argparse
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from jaxfc.command import InputError, run_command
+from jaxfc.data.asking import Effort
+from jaxfc.data.judge import Judge, open_judge
 from jaxfc.data.sources.source import Source
 from jaxfc.prepare.run import prepare
 from jaxfc.prepare.settings import Prepare
@@ -27,10 +32,47 @@ def main(config: Prepare, arguments: argparse.Namespace) -> Mapping[str, Any]:
     if not sources:
         raise InputError("command line: no rows to read; give --input FILE, or sources in the settings.")
     config = dataclasses.replace(config, sources=sources)
-    report = prepare(config, None if arguments.dry_run else arguments.output)
+    with Bars() as bars, opened_judge(config, arguments, bars) as judge:
+        report = prepare(config, None if arguments.dry_run else arguments.output, judge, bars.watch_file)
     show(report)
     CONSOLE.print("dry run: nothing written" if arguments.dry_run else f"written to {arguments.output}")
     return report
+
+
+class Bars(Progress):
+    """How much of each file is read, and what the judge is at."""
+
+    def __init__(self):
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        super().__init__(*columns, console=CONSOLE, transient=True)
+        self._judge = None
+
+    def watch_file(self, file: BinaryIO, path: str) -> BinaryIO:
+        """The file, its bar moving as it is read."""
+        return self.wrap_file(file, Path(path).stat().st_size, description=Path(path).name)
+
+    def watch_judge(self, effort: Effort):
+        """Say what the judge did so far."""
+        text = f"judge: {effort.requests} requests, {effort.retries} repeated, {effort.cached} replies from disk"
+        if self._judge is None:
+            self._judge = self.add_task(text, total=None)
+        self.update(self._judge, description=text)
+
+
+@contextlib.contextmanager
+def opened_judge(config: Prepare, arguments: argparse.Namespace, bars: Bars) -> Iterator[Judge | None]:
+    """The judge of the settings; None where they have none, or a dry run would have to ask it."""
+    if config.judge is None:
+        if arguments.replay:
+            raise InputError("command line: --replay needs a judge in the settings, whose replies it reads.")
+        yield None
+    elif arguments.dry_run and not arguments.replay:
+        CONSOLE.print("dry run: the judge is not asked, so its stages are left out")
+        yield None
+    else:
+        cache = arguments.cache or arguments.output.with_name(f"{arguments.output.name}.replies.sqlite")
+        with open_judge(config.judge, cache, replay=arguments.replay, watch=bars.watch_judge) as judge:
+            yield judge
 
 
 def show(report: Mapping[str, Any]):
@@ -53,9 +95,13 @@ def show(report: Mapping[str, Any]):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files to read and the folder to write."""
     parser.add_argument(
-        "--input", metavar="FILE", type=Path, nargs="+", default=[], help="rows, beside those of the settings' sources"
+        "--input", metavar="FILE", type=Path, nargs="+", default=[], help="rows, after those of the settings' sources"
     )
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="a new folder for the dataset")
+    parser.add_argument(
+        "--cache", metavar="FILE", type=Path, help="the judge's replies, kept between runs (DIR.replies.sqlite)"
+    )
+    parser.add_argument("--replay", action="store_true", help="take the judge's replies from the cache alone")
 
 
 if __name__ == "__main__":

@@ -96,8 +96,14 @@ def _story(config: Prepare, report: Mapping[str, Any]) -> str:
     lines = [
         f"- {report['input_rows']:,} rows were read"
         + (f", and {report['generated_rows']:,} tasks generated." if report["generated_rows"] else "."),
-        "- Each was held against the schemas of its own tools; mechanical faults with one lossless repair were mended.",
+        "- Each was held against the schemas of its own tools; mechanical faults with one lossless repair were mended."
+        if config.ast
+        else "- They were not held against the schemas of their tools.",
     ]
+    if report["judge"]:
+        lines.append(
+            f"- A language model, {report['judge']['model']}, judged each answer and had wrong ones corrected."
+        )
     wanted = " and ".join(name for name in ("exact", "normalised") if repeats and getattr(repeats, name))
     lines.append(f"- {wanted.capitalize()} repeats of an earlier row were dropped." if wanted else "- Repeats stay.")
     if overlap:

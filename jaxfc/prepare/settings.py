@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from jaxfc.data.judge import JudgeSettings
 from jaxfc.data.overlap import Overlap
 from jaxfc.data.repeats import Repeats
 from jaxfc.data.sources.source import Source
@@ -33,6 +34,10 @@ class Prepare:
 
     sources: tuple[Source, ...] = ()
     """Where rows come from, one after the other; --input adds files."""
+    judge: JudgeSettings | None = None
+    """The language model that judges answers before and after the AST stage; null leaves both stages out."""
+    ast: bool = True
+    """Hold each row against its own tools, and mend what can be mended; false takes rows as they are."""
     repeats: Repeats | None = dataclasses.field(default_factory=Repeats)
     """Which repeats are dropped; null leaves the stage out."""
     overlap: Overlap | None = None

@@ -1,8 +1,9 @@
 """What each stage of the preparation does to one row, and the generated tasks that join after them."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from jaxfc.data.sources.rows import RawRow
 from jaxfc.data.split import place
 from jaxfc.data.tasks import SPLITS, generate
 from jaxfc.data.validate import SPLIT_MIXED, Dropped, Kept, check_example
@@ -24,6 +25,26 @@ class Settled:
     split: str
     withdrawn: int
     """How many tools of the other split were taken off its offer."""
+
+
+def stages(config: Prepare, *, judged: bool) -> list[str]:
+    """The names of the stages that rows pass, in their order."""
+    passed = {
+        "read": True,
+        "judge": judged,
+        "AST": config.ast,
+        "final judge": judged,
+        "repeats": config.repeats is not None and bool(config.repeats.digests()),
+        "overlap": config.overlap is not None,
+        "split": config.held_out > 0 or config.tasks is not None,
+        "write": True,
+    }
+    return [name for name, is_passed in passed.items() if is_passed]
+
+
+def with_each(check: Callable[[RawRow], Kept | Dropped], rows: Iterable[RawRow | Dropped]) -> Iterator[Kept | Dropped]:
+    """What the check makes of each row; what was dropped before is passed on."""
+    return (row if isinstance(row, Dropped) else check(row) for row in rows)
 
 
 def generated(tasks: Generated | None) -> Iterator[Task]:
