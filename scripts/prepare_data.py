@@ -32,11 +32,22 @@ def main(config: Prepare, arguments: argparse.Namespace) -> Mapping[str, Any]:
     if not sources:
         raise InputError("command line: no rows to read; give --input FILE, or sources in the settings.")
     config = dataclasses.replace(config, sources=sources)
-    with Bars() as bars, opened_judge(config, arguments, bars) as judge:
-        report = prepare(config, None if arguments.dry_run else arguments.output, judge, bars.watch_file)
+    output = None if arguments.dry_run else arguments.output
+    if config.beam:
+        from jaxfc.prepare.beam import prepare_with_beam
+
+        report = prepare_with_beam(config, output)
+    else:
+        report = prepare_here(config, output, arguments)
     show(report)
     CONSOLE.print("dry run: nothing written" if arguments.dry_run else f"written to {arguments.output}")
     return report
+
+
+def prepare_here(config: Prepare, output: Path | None, arguments: argparse.Namespace) -> Mapping[str, Any]:
+    """Prepare in this process, and show how far it is."""
+    with Bars() as bars, opened_judge(config, arguments, bars) as judge:
+        return prepare(config, output, judge, bars.watch_file)
 
 
 class Bars(Progress):

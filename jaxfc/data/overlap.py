@@ -2,7 +2,7 @@
 
 import dataclasses
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,8 @@ class Hit:
     """Numbers of the evaluation rows; none are told for tools."""
     common: tuple[str, ...]
     """The words, or the names of the tools."""
+    shown: str
+    """File, row and words, for messages."""
 
 
 class _Occurrences:
@@ -133,10 +135,12 @@ class EvaluationRows:
                     continue
                 rows.setdefault((kind, file), set()).update(() if is_tool else (number,))
                 common.setdefault((kind, file), {})[words] = None
-        return [
-            Hit(kind, file, tuple(sorted(rows[kind, file])), tuple(common[kind, file]))
-            for kind, file in sorted(rows, key=lambda found: (_ORDER[found[0]], found[1]))
-        ]
+        found = []
+        for kind, file in sorted(rows, key=lambda each: (_ORDER[each[0]], each[1])):
+            numbers, words = tuple(sorted(rows[kind, file])), tuple(common[kind, file])
+            row = f": {self.ids[numbers[0]]}" if numbers else ""
+            found.append(Hit(kind, file, numbers, words, f"{self.files[file]}{row}: {words[0]}"))
+        return found
 
 
 def _traces(messages: Any, tools: Iterable[Tool]) -> Iterator[tuple[str, bytes, str]]:
@@ -230,18 +234,12 @@ def without_overlap(
     for result in results:
         hits = evaluation.hits(result.example) if isinstance(result, Kept) else []
         if hits:
-            hit = next((hit for hit in hits if hit.kind in reasons), None)
-            note(result, hits, hit.kind if hit else "")
-            result = overlapping(result, hit, evaluation) if hit else result
+            kept, result = result, after_overlap(result, hits, reasons)
+            note(kept, hits, result.reason if isinstance(result, Dropped) else "")
         yield result
 
 
-def overlapping(kept: Kept, hit: Hit, evaluation: EvaluationRows) -> Dropped:
-    """The row as one that is dropped for what it shares."""
-    return Dropped(kept.example.id, kept.example.source, hit.kind, describe(hit, evaluation), kept.where)
-
-
-def describe(hit: Hit, evaluation: EvaluationRows) -> str:
-    """What is shared with which file or row of it."""
-    row = f": {evaluation.ids[hit.rows[0]]}" if hit.rows else ""
-    return f"{evaluation.files[hit.file]}{row}: {hit.common[0]}"
+def after_overlap(kept: Kept, hits: Iterable[Hit], reasons: Collection[str]) -> Kept | Dropped:
+    """The row, dropped for the first of its hits whose kind is a reason to drop it, if there is one."""
+    hit = next((hit for hit in hits if hit.kind in reasons), None)
+    return Dropped(kept.example.id, kept.example.source, hit.kind, hit.shown, kept.where) if hit else kept

@@ -45,9 +45,9 @@ class ShardWriter:
         # One record a group, as TFDS has it: each can be read alone.
         self._writer = ArrayRecordWriter(str(path), "group_size:1")
 
-    def add(self, example: Example):
-        """Write an example."""
-        record = to_record(example_to_json(example).encode())
+    def add(self, text: str):
+        """Write the JSON of an example."""
+        record = to_record(text.encode())
         with _write_errors():
             self._writer.write(record)
         self._examples, self._bytes = self._examples + 1, self._bytes + len(record)
@@ -78,7 +78,7 @@ class DatasetWriter:
         shards = self._shards.setdefault(split, [])
         if split not in self._open:
             self._open[split] = ShardWriter(self._folder / f"{split}-{len(shards)}.part")
-        self._open[split].add(example)
+        self._open[split].add(example_to_json(example))
         if self._open[split].bytes >= self._shard_bytes:
             shards.append(self._open.pop(split).close())
 

@@ -31,14 +31,15 @@ def finish(folder: Path, config: Prepare, report: Mapping[str, Any], shards: Map
 
 
 def _without_folders(config: Prepare) -> Prepare:
-    """The settings with files named as `inputs` names them: the same data gives the same bytes wherever it lies."""
+    """The settings with files named as `inputs` names them, and without those that change no example: the same data
+    gives the same bytes wherever it lies."""
     sources = tuple(
         dataclasses.replace(source, path=Path(source.path).name) if source.path else source for source in config.sources
     )
     overlap = config.overlap and dataclasses.replace(
         config.overlap, files=tuple(Path(file).name for file in config.overlap.files)
     )
-    return dataclasses.replace(config, sources=sources, overlap=overlap)
+    return dataclasses.replace(config, sources=sources, overlap=overlap, beam=None)
 
 
 def _input(source: Source) -> dict[str, str]:

@@ -114,7 +114,7 @@ class Preparation:
             yield task
 
     def _share(self, kept: Kept, hits: list[Hit], reason: str):
-        self._tally.share(next(self._order), kept, hits, self._evaluation, reason)
+        self._tally.share(next(self._order), kept, hits, reason)
 
     def report(self) -> dict[str, Any]:
         """What became of the rows.

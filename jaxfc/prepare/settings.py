@@ -29,6 +29,19 @@ class Generated:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Beam:
+    """How the stages run as Apache Beam transforms (pip install jaxfc[beam])."""
+
+    runner: str = "DirectRunner"
+    """The runner, as Beam names it: DirectRunner (this process), DataflowRunner, FlinkRunner, SparkRunner."""
+    options: tuple[str, ...] = ()
+    """Options of the runner, as Beam's command line has them: --project=mine, --region=europe-west4."""
+    staging: str | None = None
+    """A folder that all machines reach (gs://bucket/folder, or a shared disk), for their files; null is for runners
+    that work on this machine alone."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepare:
     """How rows become a dataset: read, judge, AST, final judge, repeats, overlap, split, write."""
 
@@ -49,6 +62,8 @@ class Prepare:
     """Decides which tools are held out."""
     tasks: Generated | None = None
     """Generated tasks to add; null adds none."""
+    beam: Beam | None = None
+    """How to run past one process; null works here, a row at a time."""
     shard_megabytes: float = 256.0
     """A shard ends with the example that reaches this size, before compression (1 MB = 10^6 bytes)."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxfc.data.digests import Digests, digest_of
 from jaxfc.data.example import Example
-from jaxfc.data.overlap import KINDS, EvaluationRows, Hit, describe
+from jaxfc.data.overlap import KINDS, EvaluationRows, Hit
 from jaxfc.data.repair import REPAIRS
 from jaxfc.data.validate import REASONS, Dropped, Kept
 
@@ -135,11 +135,11 @@ class Tally:
         counters = {"rows": collections.Counter(), "dropped": collections.Counter(), "licences": collections.Counter()}
         return self._sources.setdefault(_capped(name, self._sources), counters)
 
-    def share(self, order: Any, kept: Kept, hits: Iterable[Hit], evaluation: EvaluationRows, reason: str):
+    def share(self, order: Any, kept: Kept, hits: Iterable[Hit], reason: str):
         """Count what a row has in common with evaluation rows; `reason` is what it is dropped for, or empty."""
         for hit in hits:
             shared = self._shared.setdefault((hit.file, hit.kind), _Shared())
-            shared.noted.add(order, f"{kept.example.id} ({kept.where}): {describe(hit, evaluation)}")
+            shared.noted.add(order, f"{kept.example.id} ({kept.where}): {hit.shown}")
             shared.dropped += hit.kind == reason
             shared.evaluation_rows.update(hit.rows)
             for tool in hit.common if not hit.rows else ():
