@@ -13,9 +13,10 @@ from jaxfc.calls.schema import AcceptedCall, calls_from_accepted
 from jaxfc.data.example import example_from_json, example_to_json
 from jaxfc.data.prompts import calls_text
 from jaxfc.data.repair import REPAIRS
+from jaxfc.data.repeats import without_repeats
 from jaxfc.data.sources.rows import RawRow
 from jaxfc.data.sources.source import read_rows
-from jaxfc.data.validate import REASONS, Dropped, Kept, Unfit, check_example, validate, without_repeats
+from jaxfc.data.validate import REASONS, Dropped, Kept, Unfit, check_example, validate
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 REAL_ROWS = Path(__file__).parents[1] / "jaxfc" / "assets" / "real_rows.jsonl"

@@ -13,6 +13,7 @@ REPAIRS = {
     "answer: arguments read from JSON text": "a call's arguments stood there as JSON text",
     "answer: null argument left out": "null was given for an argument that may be left out",
     "id: made unique": "an earlier row has the same id",
+    "judge: corrected": "the judge found the answer wrong, wrote another, and found that one right",
     "name: made an identifier": "`f(from=1)` and `Search Managers()` are no Python: `from_`, `Search_Managers`",
     "name: stripped": "white space around a name",
     "schema: choices read as enum": "JSON Schema's word for a list of allowed values is enum",

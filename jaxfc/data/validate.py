@@ -1,10 +1,9 @@
 """The AST stage: which rows are fit to train on, what was mended in them, and why the others are not."""
 
 import dataclasses
-import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from jaxfc.calls.match import judge_answer
@@ -20,12 +19,24 @@ from jaxfc.calls.schema import (
     tool_from_json,
 )
 from jaxfc.data.example import Example, kind_of
+from jaxfc.data.plain import plain_json
 from jaxfc.data.prompts import calls_text
 from jaxfc.data.repair import Findings, fit_value, identifiers, mend_schema
 from jaxfc.data.sources.rows import RawRow
 
+EXACT_REPEAT = "exact repeat"
+NORMALISED_REPEAT = "normalised repeat"
+SAME_QUERY = "overlap: same query"
+SAME_RUN = "overlap: ten words in a row"
+SAME_TOOL = "overlap: same tool"
 SPLIT_MIXED = "split: calls tools of both splits"
 REASONS = {
+    "judge: too long": "the row is longer than the judge may be sent",
+    "judge: refused": "the endpoint does not take the row: its filter objects, or it exceeds the model's context",
+    "judge: no verdict": "none of the judge's replies could be read as a verdict",
+    "judge: no correction": "the answer was judged wrong, and no reply could be read as a corrected one",
+    "judge: not corrected": "the answer was judged wrong, and so was each corrected one",
+    "judge: wrong at the end": "what the other stages left was judged wrong",
     "row: no plain JSON": "holds NaN, an infinity, half a surrogate pair, or nests deeper than 50",
     "prompt: malformed": "not a list of user, assistant and tool messages that ends with one to answer",
     "prompt: empty": "the message to answer has no text",
@@ -42,13 +53,16 @@ REASONS = {
     "call: wrong type": "a value is not of its declared type, and no lossless cast makes it so",
     "call: outside enum": "a value is not among those that its schema lists",
     "answer: fails its own check": "the calls, written as text, do not parse or do not match themselves",
-    "exact repeat": "an earlier row has the same conversation, tools and answers",
+    EXACT_REPEAT: "an earlier row has the same conversation, tools and answers",
+    NORMALISED_REPEAT: "an earlier row has the same words, names of tools and answers",
+    SAME_QUERY: "an evaluation row asks the same",
+    SAME_RUN: "ten words of a question follow each other in an evaluation row too",
+    SAME_TOOL: "an evaluation row offers a tool of the same name with parameters of the same names",
     SPLIT_MIXED: "its calls use a tool that is held out and one that is not",
 }
 """Every reason for which a row is dropped. A row with several faults gets the first in this order."""
 
 _ORDER = {reason: place for place, reason in enumerate(REASONS)}
-_DEEPEST = 50
 _PLACEHOLDER = re.compile(r"\bAPI_call_\d+")
 
 
@@ -85,38 +99,6 @@ class Unfit(ValueError):
         self.reason, self.detail = reason, detail
 
 
-def without_repeats(results: Iterable[Kept | Dropped]) -> Iterator[Kept | Dropped]:
-    """The same results in the same order, with exact repeats of an earlier example dropped, and every id unique."""
-    ids: set[str] = set()
-    contents: set[bytes] = set()
-    for result in results:
-        if isinstance(result, Kept):
-            content = _content_digest(result.example)
-            if content in contents:
-                result = Dropped(result.example.id, result.example.source, "exact repeat", "", result.where)
-            else:
-                contents.add(content)
-                result = _with_unique_id(result, ids)
-        yield result
-
-
-def _content_digest(example: Example) -> bytes:
-    document = dataclasses.asdict(example)
-    content = [document[key] for key in ("messages", "tools", "accepted")]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
-
-
-def _with_unique_id(kept: Kept, ids: set[str]) -> Kept:
-    name, serial = kept.example.id, 2
-    while name in ids:
-        name, serial = f"{kept.example.id}~{serial}", serial + 1
-    ids.add(name)
-    if name == kept.example.id:
-        return kept
-    example = dataclasses.replace(kept.example, id=name)
-    return dataclasses.replace(kept, example=example, repairs=(*kept.repairs, "id: made unique"))
-
-
 def validate(row: RawRow) -> Kept | Dropped:
     """Hold a row against its own tools.
 
@@ -125,7 +107,7 @@ def validate(row: RawRow) -> Kept | Dropped:
 
     References: METHOD.md, section 5, stage 2.
     """
-    findings = Findings()
+    findings = Findings(list(row.repairs))
     try:
         _check_plain(row)
         offer = _read_offer(row.tools, findings)
@@ -188,16 +170,8 @@ def _raise_first(findings: Findings) -> None:
 
 
 def _check_plain(row: RawRow) -> None:
-    document = [row.id, row.messages, row.tools, row.answers, row.thought, row.text]
-    level, depth = [document], 0
-    while level:
-        depth += 1
-        if depth > _DEEPEST:
-            raise Unfit("row: no plain JSON", f"nested deeper than {_DEEPEST}")
-        children = (value.values() if isinstance(value, dict) else value for value in level)
-        level = [item for items in children for item in items if isinstance(item, dict | list)]
     try:
-        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+        plain_json([row.id, row.messages, row.tools, row.answers, row.thought, row.text])
     except ValueError as error:
         raise Unfit("row: no plain JSON", str(error)) from error
 

@@ -6,7 +6,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -21,10 +21,23 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _NEAR_END = 8
 
 
-def read_values(path: Path) -> Iterator[tuple[int, Any]]:
+Opened = Callable[[BinaryIO, str], BinaryIO]
+"""Gets an open file and its path, and gives what is read in its place: the same file, watched."""
+
+
+def as_opened(file: BinaryIO, path: str) -> BinaryIO:
+    """The file itself."""
+    return file
+
+
+def read_values(path: Path, opened: Opened = as_opened) -> Iterator[tuple[int, Any]]:
     """The JSON values of a file of JSON Lines or of one array, plain or gzipped, each with its first line, from 1.
 
     Memory does not grow with the file: no more than a few chunks and one value are held.
+
+    Args:
+        path: of the file.
+        opened: what is read instead of it.
 
     Raises:
         InputError: the file cannot be read, is damaged or is not JSON; it names file and line.
@@ -34,7 +47,7 @@ def read_values(path: Path) -> Iterator[tuple[int, Any]]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
     with file:
-        yield from values_of(file, str(path))
+        yield from values_of(opened(file, str(path)), str(path))
 
 
 def values_of(file: BinaryIO, name: str) -> Iterator[tuple[int, Any]]:

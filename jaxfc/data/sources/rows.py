@@ -56,6 +56,8 @@ class RawRow:
     """The answer where it is not calls."""
     weight: float = 1.0
     """How often an epoch shows the row on average."""
+    repairs: tuple[str, ...] = ()
+    """What was mended so far, by the names in `repair.REPAIRS`."""
 
 
 def row_id(row: dict[str, Any], place: Place) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxfc.command import InputError
 from jaxfc.data.sources.forms import raw_rows
 from jaxfc.data.sources.hub import dataset_rows, is_table
-from jaxfc.data.sources.reading import read_values
+from jaxfc.data.sources.reading import Opened, as_opened, read_values
 from jaxfc.data.sources.rows import Place, RawRow
 from jaxfc.data.sources.single import with_answers
 
@@ -39,15 +39,19 @@ class Source:
             raise ValueError(f"weight is {self.weight}; a source's weight is a number of at least 0.")
 
 
-def read_source(source: Source) -> Iterator[RawRow]:
+def read_source(source: Source, opened: Opened = as_opened) -> Iterator[RawRow]:
     """Read the rows of a source, one after another; memory does not grow with their number.
+
+    Args:
+        source: to read.
+        opened: what is read instead of each file that is opened here.
 
     Raises:
         InputError: it cannot be read, a line is broken, or a row has no known form; it names file and line.
     """
     path = Path(source.path or "")
     if source.path is not None and not path.is_dir() and not is_table(path.name):
-        rows = read_rows(path)
+        rows = read_rows(path, opened)
     else:
         found = dataset_rows(source.path or source.dataset, source.subset, source.split)
         rows = _some(
@@ -76,7 +80,7 @@ def _some(rows: Iterator[RawRow], name: str) -> Iterator[RawRow]:
     yield from rows
 
 
-def read_rows(path: Path) -> Iterator[RawRow]:
+def read_rows(path: Path, opened: Opened = as_opened) -> Iterator[RawRow]:
     """Read a file of rows: JSON Lines or one JSON array, plain or gzipped, the form of each row found from the row.
 
     A row of a conversation gives one raw row for each turn of the assistant's.
@@ -86,7 +90,7 @@ def read_rows(path: Path) -> Iterator[RawRow]:
     """
     rows = (
         raw_row
-        for line, row in with_answers(path, read_values(path))
+        for line, row in with_answers(path, read_values(path, opened))
         for raw_row in raw_rows(row, Place(str(path), line))
     )
     return _some(rows, str(path))
