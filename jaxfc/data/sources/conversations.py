@@ -85,7 +85,9 @@ def _rows(system: str, turns: Iterable[Turn], tools: Any, row: dict[str, Any], p
             serial += 1
             if turn.learned:
                 text = turn.content if not turn.calls and isinstance(turn.content, str) else ""
-                answer = {"answers": turn.calls, "thought": turn.thought, "text": text}
+                # A turn that says nothing at all is no answer.
+                answers = turn.calls if turn.calls or text.strip() else None
+                answer = {"answers": answers, "thought": turn.thought, "text": text}
                 yield RawRow(id=f"{name}#{serial}", messages=list(history), **answer, **given)
         history.append(_message(turn))
     if not serial:
@@ -111,7 +113,7 @@ def _turn_of_text(role: Any, text: Any, names: list[str]) -> Turn:
     if kind == "assistant":
         return Turn(kind, *read_reply(text, names))
     if kind == "tool" and (responses := _RESPONSE.findall(text)):
-        return Turn(kind, "\n".join(response.strip() for response in responses))
+        return Turn(kind, "\n".join(response.strip() for response in responses), [])
     return Turn(kind, text, [])
 
 

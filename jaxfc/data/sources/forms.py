@@ -1,5 +1,6 @@
 """A row of a file -> raw rows; the row itself shows which form it has."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -18,9 +19,9 @@ class Form(NamedTuple):
     """And none of these."""
     read: Callable[[dict[str, Any], Place], Iterable[RawRow]]
 
-    def fits(self, row: dict[str, Any]) -> bool:
-        """Whether the row has this form."""
-        return all(any(key in row for key in keys) for keys in self.keys) and not any(key in row for key in self.lacks)
+    def fits(self, given: frozenset[Any]) -> bool:
+        """Whether a row with these keys has this form."""
+        return all(any(key in given for key in keys) for keys in self.keys) and given.isdisjoint(self.lacks)
 
     def __str__(self) -> str:
         return " with ".join(" or ".join(keys) for keys in self.keys)
@@ -45,10 +46,16 @@ def raw_rows(row: Any, place: Place) -> Iterator[RawRow]:
     """
     if not isinstance(row, dict):
         raise InputError(f"{place}: a row is a JSON object; this one is {_kind(row)}.")
-    fitting = [form for form in FORMS if form.fits(row)]
+    fitting = _fitting(frozenset(row))
     if len(fitting) != 1:
         _refuse(row, fitting, place)
     yield from fitting[0].read(row, place)
+
+
+@functools.lru_cache(maxsize=64)
+def _fitting(keys: frozenset[Any]) -> list[Form]:
+    """The forms of a row with these keys; most rows of a file have the same."""
+    return [form for form in FORMS if form.fits(keys)]
 
 
 def _refuse(row: dict[str, Any], fitting: list[Form], place: Place):

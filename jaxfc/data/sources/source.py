@@ -73,11 +73,11 @@ def _name_of(source: Source) -> str:
 
 def _some(rows: Iterator[RawRow], name: str) -> Iterator[RawRow]:
     """The rows; InputError where there are none."""
-    count = 0
-    for count, row in enumerate(rows, start=1):
-        yield row
-    if not count:
+    first = next(rows, None)
+    if first is None:
         raise InputError(f"{name}: holds no rows; a row is a JSON object with query or messages, tools and answers.")
+    yield first
+    yield from rows
 
 
 def read_rows(path: Path, opened: Opened = as_opened) -> Iterator[RawRow]:
