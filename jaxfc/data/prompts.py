@@ -168,8 +168,12 @@ def calls_text(calls: Sequence[Call]) -> str:
 
 
 def _call_text(call: Call) -> str:
-    arguments = (f"{name}={_MARKUP.sub(_ESCAPED, repr(value))}" for name, value in call.arguments.items())
-    return f"{call.name}({', '.join(arguments)})"
+    return f"{call.name}({', '.join([f'{name}={_literal(value)}' for name, value in call.arguments.items()])})"
+
+
+def _literal(value: Any) -> str:
+    text = repr(value)
+    return _MARKUP.sub(_ESCAPED, text) if "<" in text else text
 
 
 def read_completion(data: bytes, prompt: Prompt) -> Completion:

@@ -9,10 +9,11 @@ from typing import Any
 
 from jaxfc.calls.match import judge_answer
 from jaxfc.calls.parse import Syntax
-from jaxfc.calls.schema import Call, SchemaError, Tool, accepted_from_calls, calls_from_accepted, tool_from_json
+from jaxfc.calls.schema import Call, Tool, accepted_from_calls, calls_from_accepted
 from jaxfc.data.example import Example, kind_of
+from jaxfc.data.offer import Offer, is_plain, make_offer, read_tools
 from jaxfc.data.prompts import calls_text
-from jaxfc.data.repair import Findings, fit_value, identifiers, mend_schema
+from jaxfc.data.repair import Findings, Unfit, fit_value
 from jaxfc.data.sources import RawRow
 
 SPLIT_MIXED = "split: calls tools of both splits"
@@ -40,7 +41,8 @@ REASONS = {
 
 _ORDER = {reason: place for place, reason in enumerate(REASONS)}
 _DEEPEST = 50
-_PLACEHOLDER = re.compile(r"\bAPI_call_\d+")
+_MARK = "API_call_"
+_PLACEHOLDER = re.compile(rf"\b{_MARK}\d+")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,14 +68,6 @@ class Dropped:
     """What was found."""
     where: str
     """File and line."""
-
-
-class Unfit(ValueError):
-    """A row cannot be kept: `reason` is a key of `REASONS`."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
 
 
 def without_repeats(results: Iterable[Kept | Dropped]) -> Iterator[Kept | Dropped]:
@@ -118,8 +112,7 @@ def validate(row: RawRow) -> Kept | Dropped:
     """
     findings = Findings()
     try:
-        _check_plain(row)
-        offer = _read_offer(row.tools, findings)
+        offer = _read_offer(row, findings)
         messages = _read_messages(row.messages, offer)
         calls = _read_calls(row.answers, offer, findings)
         example = Example(
@@ -150,29 +143,19 @@ def check_example(example: Example) -> None:
         raise Unfit("answer: fails its own check", f"{verdict.reason}: {verdict.detail}")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Offer:
-    """The tools of a row, found under the names that the row uses, without the white space around them."""
-
-    tools: dict[str, Tool]
-    """As kept: with identifiers for names."""
-    parameters: dict[str, dict[str, str]]
-    """Tool -> parameter as the row writes it -> parameter as kept."""
-
-    def renamed(self, call: Mapping[str, Any]) -> dict[str, Any]:
-        """A call of the conversation so far, under the names as kept; other names and broken calls as they are."""
-        name, arguments = call.get("name"), call.get("arguments")
-        if not isinstance(name, str) or name not in self.tools:
-            return dict(call)
-        if isinstance(arguments, dict):
-            new = self.parameters[name]
-            arguments = {new.get(key, key): value for key, value in arguments.items()}
-        return {**call, "name": self.tools[name].name, "arguments": arguments}
-
-
 def _raise_first(findings: Findings) -> None:
     if findings.faults:
         raise Unfit(*min(findings.faults, key=lambda fault: _ORDER[fault[0]]))
+
+
+def _read_offer(row: RawRow, findings: Findings) -> Offer:
+    tools = read_tools(row.tools, _DEEPEST) if isinstance(row.tools, list) else None
+    rest = [row.id, row.messages, row.answers, row.thought]
+    if tools is None or not all(tool.is_plain for tool in tools) or not is_plain(rest, _DEEPEST):
+        _check_plain(row)
+    if tools is None:
+        raise Unfit("tools: not parseable", f"tools is {str(row.tools)[:60]!r}")
+    return make_offer(tools, findings)
 
 
 def _check_plain(row: RawRow) -> None:
@@ -190,38 +173,7 @@ def _check_plain(row: RawRow) -> None:
         raise Unfit("row: no plain JSON", str(error)) from error
 
 
-def _read_offer(documents: Any, findings: Findings) -> _Offer:
-    if not isinstance(documents, list):
-        raise Unfit("tools: not parseable", f"tools is {str(documents)[:60]!r}")
-    tools = []
-    for document in documents:
-        try:
-            tools.append(tool_from_json(document))
-        except SchemaError as error:
-            raise Unfit("schema: invalid", str(error)) from error
-    names = [tool.name for tool in tools]
-    for name in names:
-        if names.count(name) > 1:
-            raise Unfit("tools: duplicate name", f"{names.count(name)} tools are named {name}")
-    new_names = identifiers(names, dotted=True, findings=findings)
-    parameters = {tool.name: identifiers(tool.properties, dotted=False, findings=findings) for tool in tools}
-    _raise_first(findings)
-    return _Offer(
-        {tool.name.strip(): _mended(tool, new_names[tool.name], parameters[tool.name], findings) for tool in tools},
-        {name.strip(): {key.strip(): new for key, new in mapped.items()} for name, mapped in parameters.items()},
-    )
-
-
-def _mended(tool: Tool, name: str, parameters: Mapping[str, str], findings: Findings) -> Tool:
-    return dataclasses.replace(
-        tool,
-        name=name,
-        properties={parameters[key]: mend_schema(schema, findings) for key, schema in tool.properties.items()},
-        required=tuple(parameters[key] for key in tool.required),
-    )
-
-
-def _read_messages(messages: Any, offer: _Offer) -> tuple[dict[str, Any], ...]:
+def _read_messages(messages: Any, offer: Offer) -> tuple[dict[str, Any], ...]:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages) or not messages:
         raise Unfit("prompt: malformed", "messages is not a list of objects")
     for place, message in enumerate(messages):
@@ -239,7 +191,7 @@ def _read_messages(messages: Any, offer: _Offer) -> tuple[dict[str, Any], ...]:
     return tuple(_message(message, offer) for message in messages)
 
 
-def _message(message: Mapping[str, Any], offer: _Offer) -> dict[str, Any]:
+def _message(message: Mapping[str, Any], offer: Offer) -> dict[str, Any]:
     kept = {"role": message["role"], "content": message["content"] or ""}
     if message.get("tool_calls"):
         kept["tool_calls"] = [
@@ -251,7 +203,7 @@ def _message(message: Mapping[str, Any], offer: _Offer) -> dict[str, Any]:
     return kept
 
 
-def _read_calls(answers: Any, offer: _Offer, findings: Findings) -> tuple[Call, ...]:
+def _read_calls(answers: Any, offer: Offer, findings: Findings) -> tuple[Call, ...]:
     if not isinstance(answers, list):
         raise Unfit("answer: not parseable", f"answers is {str(answers)[:60]!r}")
     if answers and not offer.tools:
@@ -261,7 +213,7 @@ def _read_calls(answers: Any, offer: _Offer, findings: Findings) -> tuple[Call, 
     return tuple(call for call in calls if call)
 
 
-def _read_call(answer: Any, offer: _Offer, findings: Findings) -> Call | None:
+def _read_call(answer: Any, offer: Offer, findings: Findings) -> Call | None:
     """One expected call, mended; None with a fault in `findings` when there is no telling what it calls."""
     name = answer.get("name") if isinstance(answer, dict) else None
     arguments = answer.get("arguments", {}) if isinstance(answer, dict) else None
@@ -270,14 +222,16 @@ def _read_call(answer: Any, offer: _Offer, findings: Findings) -> Call | None:
     if not isinstance(name, str) or not isinstance(arguments, dict):
         findings.faults.append(("answer: not parseable", f"{str(answer)[:60]!r} is no call"))
         return None
-    name = _stripped(name, findings)
+    if name not in offer.tools:
+        name = _stripped(name, findings)
     if name not in offer.tools:
         findings.faults.append(("call: unknown tool", f"{name} is not among {', '.join(offer.tools)}"))
         return None
     tool, new_names = offer.tools[name], offer.parameters[name]
     kept: dict[str, Any] = {}
     for key, value in arguments.items():
-        key = _stripped(key, findings)
+        if key not in new_names:
+            key = _stripped(key, findings)
         if key not in new_names:
             findings.faults.append(("call: undeclared argument", f"{name} has no parameter {key!r}"))
         elif value is None and new_names[key] not in tool.required:
@@ -307,7 +261,9 @@ def _arguments_from_text(text: str, findings: Findings) -> Any:
 
 def _read_value(value: Any, tool: Tool, parameter: str, findings: Findings) -> Any:
     path = f"{tool.name}.{parameter}"
-    found = _PLACEHOLDER.search(json.dumps(value, ensure_ascii=False))
+    # Texts without the mark, and numbers, are not worth writing as JSON.
+    may_hold = _MARK in value if isinstance(value, str) else isinstance(value, list | dict)
+    found = _PLACEHOLDER.search(json.dumps(value, ensure_ascii=False)) if may_hold else None
     if found:
         findings.faults.append(("call: placeholder value", f"{path} stands for the result of {found.group()}"))
     return fit_value(value, tool.properties[parameter], path, findings)
