@@ -29,6 +29,7 @@ REPAIRS = {
 
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?", re.ASCII)
 _LONGEST_NUMBER = 40
+_TYPES = {"string": str, "integer": int, "float": (int, float), "array": list, "tuple": list, "dict": dict}
 
 
 @dataclasses.dataclass(slots=True)
@@ -42,6 +43,20 @@ class Findings:
         """Note a repair, once a row."""
         if name not in self.repairs:
             self.repairs.append(name)
+
+    def add(self, others: "Findings") -> None:
+        """Take over what was found in a part of the row."""
+        for name in others.repairs:
+            self.repair(name)
+        self.faults += others.faults
+
+
+class Unfit(ValueError):
+    """A row cannot be kept: `reason` is a key of `validate.REASONS`."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
 
 
 def fit_value(value: Any, schema: Mapping[str, Any], path: str, findings: Findings) -> Any:
@@ -93,8 +108,7 @@ def _floats_alike(values: list[Any], items: Mapping[str, Any], findings: Finding
 def _has_type(value: Any, kind: str) -> bool:
     if isinstance(value, bool):
         return kind in ("boolean", "any")
-    types = {"string": str, "integer": int, "float": int | float, "array": list, "tuple": list, "dict": dict}
-    return kind == "any" or (kind in types and isinstance(value, types[kind]))
+    return kind == "any" or (kind in _TYPES and isinstance(value, _TYPES[kind]))
 
 
 def _cast(value: Any, kind: str, findings: Findings) -> Any:

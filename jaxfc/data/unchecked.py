@@ -5,8 +5,9 @@ from typing import Any
 from jaxfc.calls.schema import AcceptedCall, SchemaError, Tool, accepted_from_bfcl, tool_from_json
 from jaxfc.data.example import Example, kind_of
 from jaxfc.data.plain import plain_json
+from jaxfc.data.repair import Unfit
 from jaxfc.data.sources.rows import RawRow
-from jaxfc.data.validate import Dropped, Kept, Unfit
+from jaxfc.data.validate import Dropped, Kept
 
 
 def unchecked(row: RawRow) -> Kept | Dropped:

@@ -11,17 +11,16 @@ from jaxfc.calls.parse import Syntax
 from jaxfc.calls.schema import (
     AcceptedCall,
     Call,
-    SchemaError,
     Tool,
     accepted_from_bfcl,
     accepted_from_calls,
     calls_from_accepted,
-    tool_from_json,
 )
 from jaxfc.data.example import Example, kind_of
-from jaxfc.data.plain import plain_json
+from jaxfc.data.offer import Offer, is_plain, make_offer, read_tools
+from jaxfc.data.plain import DEEPEST, plain_json
 from jaxfc.data.prompts import calls_text
-from jaxfc.data.repair import Findings, fit_value, identifiers, mend_schema
+from jaxfc.data.repair import Findings, Unfit, fit_value
 from jaxfc.data.sources.rows import RawRow
 
 EXACT_REPEAT = "exact repeat"
@@ -63,7 +62,8 @@ REASONS = {
 """Every reason for which a row is dropped. A row with several faults gets the first in this order."""
 
 _ORDER = {reason: place for place, reason in enumerate(REASONS)}
-_PLACEHOLDER = re.compile(r"\bAPI_call_\d+")
+_MARK = "API_call_"
+_PLACEHOLDER = re.compile(rf"\b{_MARK}\d+")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,14 +91,6 @@ class Dropped:
     """File and line."""
 
 
-class Unfit(ValueError):
-    """A row cannot be kept: `reason` is a key of `REASONS`."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
-
-
 def validate(row: RawRow) -> Kept | Dropped:
     """Hold a row against its own tools.
 
@@ -109,8 +101,7 @@ def validate(row: RawRow) -> Kept | Dropped:
     """
     findings = Findings(list(row.repairs))
     try:
-        _check_plain(row)
-        offer = _read_offer(row.tools, findings)
+        offer = _read_offer(row, findings)
         messages = _read_messages(row.messages, offer)
         calls = _read_calls(row.answers, offer, findings)
         tools = tuple(offer.tools.values())
@@ -144,29 +135,19 @@ def check_example(example: Example) -> None:
         raise Unfit("answer: fails its own check", f"{verdict.reason}: {verdict.detail}")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Offer:
-    """The tools of a row, found under the names that the row uses, without the white space around them."""
-
-    tools: dict[str, Tool]
-    """As kept: with identifiers for names."""
-    parameters: dict[str, dict[str, str]]
-    """Tool -> parameter as the row writes it -> parameter as kept."""
-
-    def renamed(self, call: Mapping[str, Any]) -> dict[str, Any]:
-        """A call of the conversation so far, under the names as kept; other names and broken calls as they are."""
-        name, arguments = call.get("name"), call.get("arguments")
-        if not isinstance(name, str) or name not in self.tools:
-            return dict(call)
-        if isinstance(arguments, dict):
-            new = self.parameters[name]
-            arguments = {new.get(key, key): value for key, value in arguments.items()}
-        return {**call, "name": self.tools[name].name, "arguments": arguments}
-
-
 def _raise_first(findings: Findings) -> None:
     if findings.faults:
         raise Unfit(*min(findings.faults, key=lambda fault: _ORDER[fault[0]]))
+
+
+def _read_offer(row: RawRow, findings: Findings) -> Offer:
+    tools = read_tools(row.tools, DEEPEST) if isinstance(row.tools, list) else None
+    rest = [row.id, row.messages, row.answers, row.thought, row.text]
+    if tools is None or not all(tool.is_plain for tool in tools) or not is_plain(rest, DEEPEST):
+        _check_plain(row)
+    if tools is None:
+        raise Unfit("tools: not parseable", f"tools is {str(row.tools)[:60]!r}")
+    return make_offer(tools, findings)
 
 
 def _check_plain(row: RawRow) -> None:
@@ -176,38 +157,7 @@ def _check_plain(row: RawRow) -> None:
         raise Unfit("row: no plain JSON", str(error)) from error
 
 
-def _read_offer(documents: Any, findings: Findings) -> _Offer:
-    if not isinstance(documents, list):
-        raise Unfit("tools: not parseable", f"tools is {str(documents)[:60]!r}")
-    tools = []
-    for document in documents:
-        try:
-            tools.append(tool_from_json(document))
-        except SchemaError as error:
-            raise Unfit("schema: invalid", str(error)) from error
-    names = [tool.name for tool in tools]
-    for name in names:
-        if names.count(name) > 1:
-            raise Unfit("tools: duplicate name", f"{names.count(name)} tools are named {name}")
-    new_names = identifiers(names, dotted=True, findings=findings)
-    parameters = {tool.name: identifiers(tool.properties, dotted=False, findings=findings) for tool in tools}
-    _raise_first(findings)
-    return _Offer(
-        {tool.name.strip(): _mended(tool, new_names[tool.name], parameters[tool.name], findings) for tool in tools},
-        {name.strip(): {key.strip(): new for key, new in mapped.items()} for name, mapped in parameters.items()},
-    )
-
-
-def _mended(tool: Tool, name: str, parameters: Mapping[str, str], findings: Findings) -> Tool:
-    return dataclasses.replace(
-        tool,
-        name=name,
-        properties={parameters[key]: mend_schema(schema, findings) for key, schema in tool.properties.items()},
-        required=tuple(parameters[key] for key in tool.required),
-    )
-
-
-def _read_messages(messages: Any, offer: _Offer) -> tuple[dict[str, Any], ...]:
+def _read_messages(messages: Any, offer: Offer) -> tuple[dict[str, Any], ...]:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages) or not messages:
         raise Unfit("prompt: malformed", "messages is not a list of objects")
     for place, message in enumerate(messages):
@@ -225,7 +175,7 @@ def _read_messages(messages: Any, offer: _Offer) -> tuple[dict[str, Any], ...]:
     return tuple(_message(message, offer) for message in messages)
 
 
-def _message(message: Mapping[str, Any], offer: _Offer) -> dict[str, Any]:
+def _message(message: Mapping[str, Any], offer: Offer) -> dict[str, Any]:
     kept = {"role": message["role"], "content": message["content"] or ""}
     if message.get("tool_calls"):
         kept["tool_calls"] = [
@@ -237,7 +187,7 @@ def _message(message: Mapping[str, Any], offer: _Offer) -> dict[str, Any]:
     return kept
 
 
-def _read_calls(answers: Any, offer: _Offer, findings: Findings) -> tuple[Call, ...]:
+def _read_calls(answers: Any, offer: Offer, findings: Findings) -> tuple[Call, ...]:
     if not isinstance(answers, list):
         raise Unfit("answer: not parseable", f"answers is {str(answers)[:60]!r}")
     if answers and not offer.tools:
@@ -247,7 +197,7 @@ def _read_calls(answers: Any, offer: _Offer, findings: Findings) -> tuple[Call, 
     return tuple(call for call in calls if call)
 
 
-def _read_call(answer: Any, offer: _Offer, findings: Findings) -> Call | None:
+def _read_call(answer: Any, offer: Offer, findings: Findings) -> Call | None:
     """One expected call, mended; None with a fault in `findings` when there is no telling what it calls."""
     name = answer.get("name") if isinstance(answer, dict) else None
     arguments = answer.get("arguments", {}) if isinstance(answer, dict) else None
@@ -256,14 +206,16 @@ def _read_call(answer: Any, offer: _Offer, findings: Findings) -> Call | None:
     if not isinstance(name, str) or not isinstance(arguments, dict):
         findings.faults.append(("answer: not parseable", f"{str(answer)[:60]!r} is no call"))
         return None
-    name = _stripped(name, findings)
+    if name not in offer.tools:
+        name = _stripped(name, findings)
     if name not in offer.tools:
         findings.faults.append(("call: unknown tool", f"{name} is not among {', '.join(offer.tools)}"))
         return None
     tool, new_names = offer.tools[name], offer.parameters[name]
     kept: dict[str, Any] = {}
     for key, value in arguments.items():
-        key = _stripped(key, findings)
+        if key not in new_names:
+            key = _stripped(key, findings)
         if key not in new_names:
             findings.faults.append(("call: undeclared argument", f"{name} has no parameter {key!r}"))
         elif value is None and new_names[key] not in tool.required:
@@ -276,7 +228,7 @@ def _read_call(answer: Any, offer: _Offer, findings: Findings) -> Call | None:
     return Call(tool.name, kept)
 
 
-def _read_accepted(answer: Any, offer: _Offer) -> tuple[AcceptedCall, ...]:
+def _read_accepted(answer: Any, offer: Offer) -> tuple[AcceptedCall, ...]:
     """BFCL's answer, under the names as kept; its calls are those that were read."""
     accepted = []
     for call in accepted_from_bfcl(answer):
@@ -306,7 +258,9 @@ def _arguments_from_text(text: str, findings: Findings) -> Any:
 
 def _read_value(value: Any, tool: Tool, parameter: str, findings: Findings) -> Any:
     path = f"{tool.name}.{parameter}"
-    found = _PLACEHOLDER.search(json.dumps(value, ensure_ascii=False))
+    # Texts without the mark, and numbers, are not worth writing as JSON.
+    may_hold = _MARK in value if isinstance(value, str) else isinstance(value, list | dict)
+    found = _PLACEHOLDER.search(json.dumps(value, ensure_ascii=False)) if may_hold else None
     if found:
         findings.faults.append(("call: placeholder value", f"{path} stands for the result of {found.group()}"))
     return fit_value(value, tool.properties[parameter], path, findings)

@@ -60,8 +60,8 @@ def prepare_with_beam(config: Prepare, output: Path | None) -> dict[str, Any]:
     """
     if config.judge:
         raise InputError(
-            "judge and beam are set together. The judge's pace is that of its endpoint, and its replies are in a file of "
-            "one process: run it without beam."
+            "judge and beam are set together. The judge's pace is that of its endpoint, and its replies are in one "
+            "process's file: run it without beam."
         )
     if output is None:
         with staging(config.beam.staging) as address:

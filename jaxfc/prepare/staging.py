@@ -128,10 +128,8 @@ def _stage(source: Source, address: str) -> StagedSource:
     files += [answers] if answers.is_file() else []
     for file in files:
         target = FileSystems.join(address, *file.relative_to(path.parent).parts)
-        try:
+        with contextlib.suppress(OSError):  # It is there already.
             FileSystems.mkdirs(target.rpartition("/")[0])
-        except OSError:
-            pass  # It is there already.
         try:
             put(file, target)
         except OSError as error:
