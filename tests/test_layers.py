@@ -65,7 +65,7 @@ LAYERS = [
     # 3 evaluation and views
     {"bfcl", "curves", "evaluate", "plan", "report", "server"},
     # 4 programs
-    {"benchmarks", "prepare", "run", "sft", "train"},
+    {"benchmarks", "difficulty", "prepare", "run", "sft", "train"},
 ]
 """What stands where: modules, and folders whose modules may import each other."""
 
