@@ -1,5 +1,7 @@
 """Tools of Java and JavaScript, whose types are the language's own: reading them, their answers and their values."""
 
+import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,8 +12,12 @@ from jaxfc.calls.schema import Call, Tool
 
 
 class Language(NamedTuple):
-    """How a language's answers are read."""
+    """How a language's tools are shown and its answers read."""
 
+    name: str
+    """For people."""
+    syntax: str
+    """What calls are written in, for people."""
     kinds: Mapping[str, str]
     """Declared type -> the type in the words of Python's tools."""
     parse: Callable[[str], list[Call]]
@@ -21,8 +27,10 @@ class Language(NamedTuple):
 
 
 LANGUAGES: Mapping[str, Language] = {
-    "java": Language(java.KINDS, java.parse_java, java.convert_java),
-    "javascript": Language(javascript.KINDS, javascript.parse_javascript, javascript.convert_javascript),
+    "java": Language("Java", "Java 8 SDK", java.KINDS, java.parse_java, java.convert_java),
+    "javascript": Language(
+        "JavaScript", "JavaScript", javascript.KINDS, javascript.parse_javascript, javascript.convert_javascript
+    ),
 }
 """Every language but Python, whose answers `parse` reads."""
 
@@ -70,9 +78,36 @@ def converted(text: Any, schema: Mapping[str, Any], language: str) -> tuple[Any,
     Raises:
         ValueError: BFCL's conversion fails.
     """
-    kinds, _, convert = LANGUAGES[language]
-    kind, items = schema["type"], schema["items"]["type"] if kinds[schema["type"]] == "array" else None
+    kinds, kind, items = LANGUAGES[language].kinds, schema["type"], None
     python: dict[str, Any] = {"type": kinds[kind]}
-    if items is not None:
+    if kinds[kind] == "array":
+        items = schema["items"]["type"]
         python["items"] = {"type": kinds[items]}
-    return convert(text, kind, items), python
+    return LANGUAGES[language].convert(text, kind, items), python
+
+
+def as_shown(schema: Mapping[str, Any], language: str) -> dict[str, Any]:
+    """A parameter's schema as BFCL shows it to models: a string, and its description says what of."""
+    name, kinds, kind = LANGUAGES[language].name, LANGUAGES[language].kinds, schema["type"]
+    note = f" This is {name} {kind} type parameter in string representation."
+    if kind == "any":
+        note = f" This parameter can be of any type of {name} object in string representation."
+    told = []
+    if kinds[kind] == "array":
+        told = ["items"]
+        note += f" The list elements are of type {schema['items']['type']}; they are not in string representation."
+    elif kind == "dict" and "properties" in schema:
+        told = ["properties"]
+        entries = json.dumps(schema["properties"])
+        note += f" The dictionary entries have the following schema; they are not in string representation. {entries}"
+    kept = {key: value for key, value in schema.items() if key not in told}
+    return kept | {"type": "string", "description": f"{schema.get('description', '')}{note}"}
+
+
+def shown(tool: Tool) -> Tool:
+    """The tool as models are shown it; one of Python is shown as it is."""
+    if tool.language not in LANGUAGES:
+        return tool
+    properties = {key: as_shown(schema, tool.language) for key, schema in tool.properties.items()}
+    note = f" Note that the provided function is in {LANGUAGES[tool.language].syntax} syntax."
+    return dataclasses.replace(tool, description=tool.description + note, properties=properties)

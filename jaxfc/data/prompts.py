@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxfc.calls.languages import shown
 from jaxfc.calls.schema import Call, calls_from_accepted, signature, tool_to_openai
 from jaxfc.command import InputError
 from jaxfc.config import Prompt
@@ -115,9 +116,9 @@ def prompt_messages(example: Example, prompt: Prompt) -> list[dict[str, Any]]:
     An example's own system message follows the prompt's, after a blank line.
     """
     if prompt.tools == "json":
-        tools = "\n".join(json.dumps(tool_to_openai(tool), ensure_ascii=False) for tool in example.tools)
+        tools = "\n".join(json.dumps(tool_to_openai(shown(tool)), ensure_ascii=False) for tool in example.tools)
     else:
-        tools = "\n".join(signature(tool) for tool in example.tools)
+        tools = "\n".join(signature(shown(tool)) for tool in example.tools)
     tagged = prompt.wrapper == "tags"
     calls = "[name(argument=value, ...), ...]"
     skeleton = f"{THINK}...{END_THINK}\n{ANSWER}{calls}{END_ANSWER}" if tagged else f"{THINK}...{END_THINK}\n{calls}"
