@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,7 @@ import pytest
 from jaxfc.bfcl import cases, files, scores
 from jaxfc.bfcl.categories import CATEGORIES, LIVE_ENTRIES
 from jaxfc.bfcl.prompt import bfcl_messages, system_of_no_functions
+from jaxfc.bfcl.results import write_results
 from jaxfc.calls import grammars
 from jaxfc.calls.languages import shown
 from jaxfc.calls.match import ANY_CALL, judge_answer
@@ -21,6 +23,7 @@ from jaxfc.command import InputError
 from jaxfc.config import Prompt
 from jaxfc.data.example import example_from_json, example_to_json
 from jaxfc.data.prompts import prompt_messages
+from jaxfc.evaluate import PROMPT_TOO_LONG, Outcome
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -379,6 +382,36 @@ def test_tally_counts_correct_and_entries_by_category():
     assert scores.tally([("a", True), ("b", False), ("a", False)]) == {"a": (1, 2), "b": (0, 1)}
 
 
+# Result files of the official command
+
+
+def test_answers_are_left_where_the_official_command_looks_for_them(tmp_path):
+    outcomes = [
+        Outcome("multiple_0", "multiple", "<think>x</think>[f()]", "[f()]", True, "ok", ""),
+        Outcome("multiple_1", "multiple", None, "", False, PROMPT_TOO_LONG, ""),
+        Outcome("live_relevance_0-0-0", "live_relevance", None, "", False, PROMPT_TOO_LONG, ""),
+        Outcome("irrelevance_0", "irrelevance", None, "", False, PROMPT_TOO_LONG, ""),
+    ]
+    write_results(outcomes, tmp_path, "Qwen/Qwen3-0.6B")
+    folder = tmp_path / "result" / "Qwen_Qwen3-0.6B"
+    files = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.json")}
+    assert {name: [json.loads(line) for line in text.splitlines()] for name, text in files.items()} == {
+        "non_live/BFCL_v4_multiple_result.json": [
+            {"id": "multiple_0", "result": "[f()]"},
+            {"id": "multiple_1", "result": "prompt_too_long()"},
+        ],
+        # Wrong in their categories as well: no call where one is due, a call where none is.
+        "live/BFCL_v4_live_relevance_result.json": [{"id": "live_relevance_0-0-0", "result": ""}],
+        "non_live/BFCL_v4_irrelevance_result.json": [{"id": "irrelevance_0", "result": "prompt_too_long()"}],
+    }
+
+
+@pytest.mark.parametrize("name", ["", "my_model", "../x", "/x"])
+def test_a_name_that_the_official_registry_cannot_have_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match="no name of a model"):
+        write_results([], tmp_path, name)
+
+
 # Judging outputs
 
 
@@ -485,3 +518,20 @@ def test_a_dry_run_of_the_judge_command_writes_nothing(tmp_path):
     write_lines(tmp_path / "cases.jsonl", [case("a")])
     done = judge_command("--judge", tmp_path / "cases.jsonl", "--output", tmp_path / "verdicts.jsonl", "--dry-run")
     assert done.returncode == 0 and not (tmp_path / "verdicts.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--benchmark", "tasks", "asked=bfcl"], "they need benchmark: bfcl"),
+        (["--benchmark", "bfcl", "--data", "x", "result_name=a", "samples.count=4"], "samples is null"),
+        (["--benchmark", "bfcl", "--data", "x", "constrain=true"], "leave simple_java and simple_javascript out"),
+        (["--benchmark", "bfcl", "--data", "x", "constrain=true", "asked=bfcl"], "BFCL's prompt .* has not"),
+        (["--benchmark", "bfcl", "--data", "bfcl-eval"], "bfcl-eval, which is not installed here"),
+        (["--benchmark", "bfcl", "--data", "x", "categories=[simpel]"], "unknown BFCL category simpel"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_before_a_device_is_touched(tmp_path, settings, message):
+    done = judge_command("--model", tmp_path, "--output", tmp_path / "out", *settings)
+    assert done.returncode == 2 and re.search(message, done.stderr), done.stderr
+    assert not (tmp_path / "out").exists()

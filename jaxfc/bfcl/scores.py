@@ -19,8 +19,8 @@ from jaxfc.bfcl.categories import (
 LIVE_V3 = (*LIVE_AST, "live_irrelevance", *RELEVANCE)
 """The categories of v3's Live accuracy."""
 
-Results = Mapping[str, tuple[int, int]]
-"""Category -> (answers that are correct, entries). A category that was not run is absent, or (0, its entries)."""
+Results = Mapping[str, tuple[int | float, int]]
+"""Category -> (entries that are right, entries). A category that was not run is absent, or (0, its entries)."""
 
 
 class Aggregate(NamedTuple):
