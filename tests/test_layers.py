@@ -50,6 +50,7 @@ LAYERS = [
     # 2 engines
     {
         "checkpoint",
+        "completions",
         "constraints",
         "credit",
         "decoding",
@@ -81,6 +82,8 @@ WITHIN_A_LAYER = {
     "rewards": {"data"},
     "tiles": {"truncation"},
     "benchmarks": {"run"},
+    "bfcl": {"evaluate"},
+    "completions": {"constraints", "sampler"},
     "learner": {"objective"},
     "engine": {"constraints", "credit", "decoding", "learner", "programs", "sampler", "workspace"},
     "sampler": {"constraints", "decoding", "programs"},
