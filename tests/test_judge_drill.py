@@ -91,7 +91,7 @@ def drill(folder, rows, count):
         after = faults.asked[len(before) :]
     finish(start(folder, "replayed", "http://127.0.0.1:9", rows, count, cache, replay=True))
     outputs = {(folder / name).read_bytes() for name in ("undisturbed", "resumed", "replayed")}
-    assert effort["requests"] == len(after) and effort["cached"] >= len(cached)
+    assert effort["requests"] == len(after)
     answered = [key_asked(asked) for asked in faults.asked if asked.answered]
     return Drill(
         rows=count,
