@@ -82,6 +82,11 @@ class Split:
             raise IndexError(f"example {index} of {self._count}")
         return example_from_json(from_record(self._records[operator.index(index)]))
 
+    def numbers(self, index: SupportsIndex) -> tuple[float, float | None]:
+        """Weight and pass rate of an example, in a third of the time that the whole takes."""
+        document = json.loads(from_record(self._records[operator.index(index)]))
+        return document["weight"], document["pass_rate"]
+
     def __repr__(self) -> str:
         return f"Split({[Path(shard).name for shard in self._shards]})"
 
