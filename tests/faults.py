@@ -18,6 +18,8 @@ class Asked:
     """Which fault answered it; empty: the application did."""
     answered: bool = False
     """The application's reply went out whole."""
+    gone: bool = False
+    """The application ended without one: the client hung up."""
     key: str = ""
     """The Authorization header."""
 
@@ -54,14 +56,17 @@ class Faults:
         async def again():
             return next(given, None) or await receive()
 
+        status = 0
+
         async def watched(message):
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 message["headers"] = [*message["headers"], *_raw(self.limits)]
             await send(message)
-            if message["type"] == "http.response.body" and not message.get("more_body"):
-                asked.answered = True
 
         await self.app(scope, again, watched)
+        asked.answered, asked.gone = status == 200, status != 200
 
     async def _fail(self, fault: str, receive, send):
         status, _, wait = fault.partition(":")

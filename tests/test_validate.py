@@ -177,14 +177,6 @@ def test_openai_tool_calls_of_the_conversation_are_renamed_too():
     assert kept.example.messages[1]["tool_calls"] == [asked | {"function": call("Search_Managers")}]
 
 
-def test_repeats_are_dropped_and_equal_ids_are_told_apart():
-    rows = [row([call(city="a")]), row([call(city="a")]), row([call(city="b")]), row([call(city="c")])]
-    results = list(without_repeats(map(validate, rows)))
-    assert [getattr(result, "reason", "kept") for result in results] == ["kept", "exact repeat", "kept", "kept"]
-    assert [result.example.id for result in results if isinstance(result, Kept)] == ["r", "r~2", "r~3"]
-    assert results[2].repairs == ("id: made unique",)
-
-
 def test_an_example_that_does_not_match_itself_is_found():
     example = validate(row([call(city="Oslo")])).example
     check_example(example)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from jaxfc.command import InputError
 from jaxfc.data.client import Client, Reply
@@ -20,26 +20,6 @@ _PROBLEMS = {
     "no text": "the reply held no text",
 }
 """What is wrong with a reply without text, in words that the judge can be told."""
-
-
-class Effort(NamedTuple):
-    """What this process did so far. Differs between a fresh run, one that was resumed, and a replay."""
-
-    requests: int
-    """Sent to the endpoint, repeated ones included."""
-    retries: int
-    """Those that repeated a failed one."""
-    failures: dict[str, int]
-    """Kind of failure -> requests that ended so."""
-    cached: int
-    """Questions whose reply was on disk."""
-    prompt_tokens: int
-    """Of the replies that came in."""
-    completion_tokens: int
-    cost: float | None
-    """Of those tokens; None where no prices are set."""
-    paused: float
-    """Seconds for which requests are still held back, as the endpoint asked."""
 
 
 class Undecided(Exception):
@@ -71,7 +51,8 @@ class Asker:
         """What was answered."""
         self._endpoint, self._attempts, self._longest, self._client = endpoint, attempts, longest, client
         self._under_way: dict[bytes, asyncio.Task[Reply]] = {}
-        self._cached, self._tokens = 0, (0, 0)
+        self.tokens = 0, 0
+        """Of the requests and of the replies that came in."""
 
     async def ask(self, question: Question, read: Callable[[str], T], unreadable: str, where: str) -> T:
         """Put a question until the reply to it can be read.
@@ -103,21 +84,6 @@ class Asker:
                 problem = str(error)
         raise Undecided(unreadable, f"{problem} (attempt {self._attempts})")
 
-    def effort(self) -> Effort:
-        """What was done so far."""
-        prices, client = self._endpoint.prices, self._client
-        return Effort(
-            requests=client.requests if client else 0,
-            retries=client.retries if client else 0,
-            # Copied in one step: the other thread may be adding to it.
-            failures=dict(sorted(dict(client.failures).items())) if client else {},
-            cached=self._cached,
-            prompt_tokens=self._tokens[0],
-            completion_tokens=self._tokens[1],
-            cost=prices.of(*self._tokens) if prices else None,
-            paused=client.pacer.remaining if client else 0.0,
-        )
-
     async def _reply(self, body: dict[str, Any], attempt: int, where: str) -> Reply:
         """From the file, from a request for the same that is under way, or from the endpoint."""
         key = key_of(body, attempt)
@@ -125,7 +91,6 @@ class Asker:
         if task is None:
             reply = self.replies.get(key)
             if reply is not None:
-                self._cached += 1
                 return reply
             if self._client is None:
                 raise Missing
@@ -147,5 +112,5 @@ class Asker:
                 f"{error} Replies so far are in {self.replies.path}: the same command goes on there."
             ) from error
         self.replies.put(key, reply)
-        self._tokens = self._tokens[0] + reply.prompt_tokens, self._tokens[1] + reply.completion_tokens
+        self.tokens = self.tokens[0] + reply.prompt_tokens, self.tokens[1] + reply.completion_tokens
         return reply

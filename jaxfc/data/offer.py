@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxfc.calls.schema import SchemaError, Tool, tool_from_json
+from jaxfc.data.keywords import mend_keys
 from jaxfc.data.repair import Findings, Unfit, identifiers, mend_schema
 
 MOST_REMEMBERED = 8192
@@ -96,11 +97,11 @@ def _remembered(key: bytes, deepest: int) -> ReadTool:
 
 def _read_document(document: Any, deepest: int) -> ReadTool:
     plain = is_plain(document, deepest)
+    names, schemas = Findings(), Findings()
     try:
-        tool = tool_from_json(document)
+        tool = tool_from_json(mend_keys(document, schemas))
     except SchemaError as error:
         return ReadTool(plain, fault=str(error))
-    names, schemas = Findings(), Findings()
     parameters = identifiers(tool.properties, dotted=False, findings=names)
     new = dataclasses.replace(
         tool,

@@ -17,7 +17,10 @@ REPAIRS = {
     "name: made an identifier": "`f(from=1)` and `Search Managers()` are no Python: `from_`, `Search_Managers`",
     "name: stripped": "white space around a name",
     "schema: choices read as enum": "JSON Schema's word for a list of allowed values is enum",
+    "schema: example_values read as examples": "JSON Schema's word for a list of examples is examples",
     "schema: examples put in a list": "JSON Schema wants `examples` to be a list",
+    "schema: misspelt key": "`requred`, `decription`, `propertys`: a keyword of JSON Schema with a slip",
+    "schema: types of Python or BFCL": "`int`, `List[str]`, `dict`, read as JSON Schema's types",
     "value: boolean from text": "'true' for a boolean",
     "value: integer from float": "5.0 for an integer",
     "value: integers of a float list": "[2.5, 1] for a list of floats, which BFCL's rules refuse: [2.5, 1.0]",
@@ -157,14 +160,18 @@ def _from_json(text: str, wanted: type) -> Any:
 
 
 def mend_schema(schema: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
-    """A parameter's schema with JSON Schema's words for what it says in its own: `choices`, and `examples` as text."""
+    """A parameter's schema with JSON Schema's words for what it says in its own: `choices`, `example_values`, and
+    `examples` as text."""
     mended = dict(schema)
     if isinstance(schema.get("choices"), list) and "enum" not in schema:
         findings.repair("schema: choices read as enum")
         mended["enum"] = mended.pop("choices")
-    if isinstance(schema.get("examples"), str):
+    if isinstance(schema.get("example_values"), list | str) and "examples" not in schema:
+        findings.repair("schema: example_values read as examples")
+        mended["examples"] = mended.pop("example_values")
+    if isinstance(mended.get("examples"), str):
         findings.repair("schema: examples put in a list")
-        mended["examples"] = [schema["examples"]]
+        mended["examples"] = [mended["examples"]]
     if isinstance(schema.get("items"), Mapping):
         mended["items"] = mend_schema(schema["items"], findings)
     if isinstance(schema.get("properties"), Mapping):

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +43,7 @@ def key_of(body: Mapping[str, Any], attempt: int) -> bytes:
 
 
 class Replies:
-    """A file of replies, for one process at a time. Each is on disk when `put` returns, and outlives a kill."""
+    """A file of replies, for one process at a time and any of its threads. What was put outlives a kill."""
 
     def __init__(self, path: Path, *, read_only: bool = False):
         """Open the file, or make it.
@@ -58,9 +59,9 @@ class Replies:
         self.path = path
         """Where it is."""
         _check_file(path, read_only)
+        self._lock = threading.Lock()
         with self._explained():
             mode = "ro" if read_only else "rwc"
-            # No transaction is ever open between two calls, and calls come from one thread at a time.
             self._connection = sqlite3.connect(
                 f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
             )
@@ -147,8 +148,10 @@ class Replies:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
+        """One thread at a time, with SQLite's errors as ours."""
         try:
-            yield
+            with self._lock:
+                yield
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
