@@ -165,7 +165,7 @@ class Tasks:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PassRate:
-    """Which examples are read, by the part of a given model's completions that was right (`measure_difficulty.py`)."""
+    """Which examples are read, by the part of a given model's completions that was right."""
 
     at_least: float = 0.0
     """Leave out what the model does more rarely than that: it may be too hard, or its answer wrong."""
@@ -190,7 +190,8 @@ class Data:
     tasks: Tasks | None = None
     """Generated tasks instead of a folder."""
     pass_rate: PassRate | None = None
-    """Leave out examples that are too hard or too easy; null reads all. The folder has to have measured them."""
+    """Leave out examples that are too hard or too easy, or were not measured; null reads all. The folder has to have
+    measured pass rates (scripts/measure_difficulty.py)."""
     shuffle: bool = True
     """Read in shuffled order, each epoch anew; else in the order of the source."""
     prompt_buckets: tuple[int, ...] = (512, 1024, 2048)

@@ -29,9 +29,13 @@ def main(config: Difficulty, arguments: argparse.Namespace) -> Mapping[str, Any]
 
 def measure_by_endpoint(config: Difficulty, arguments: argparse.Namespace) -> Mapping[str, Any]:
     """No model is loaded here."""
+    import jax
+
     from jaxfc.config import Prompt
     from jaxfc.difficulty.completing import endpoint_completer
 
+    # The accelerator of this machine may be the endpoint's.
+    jax.config.update("jax_platforms", "cpu")
     prompt, endpoint = config.prompt or Prompt(), config.asked
     # How patiently it is asked does not change what it says.
     said = {"base_url": endpoint.base_url, "model": endpoint.model, "most_tokens": endpoint.most_tokens}
@@ -43,8 +47,8 @@ def measure_by_endpoint(config: Difficulty, arguments: argparse.Namespace) -> Ma
 def measure_by_model(config: Difficulty, arguments: argparse.Namespace) -> Mapping[str, Any]:
     """Sample from a model directory."""
     import jax
-    from jaxfc.completions import make_completer
 
+    from jaxfc.completions import make_completer
     from jaxfc.data.prompts import form_of
     from jaxfc.decoding import make_steps
     from jaxfc.difficulty.completing import by_batches
