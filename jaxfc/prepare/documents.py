@@ -42,8 +42,13 @@ def _without_folders(config: Prepare) -> Prepare:
     return dataclasses.replace(config, sources=sources, overlap=overlap, beam=None)
 
 
-def _input(source: Source) -> dict[str, str]:
+def _input(source: Source) -> dict[str, Any]:
+    if source.path is None:
+        return {"dataset": source.dataset, "subset": source.subset, "split": source.split}
     path = Path(source.path)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return {"folder": path.name, "files": {file.relative_to(path).as_posix(): sha256_of(file) for file in files}}
     return {"file": path.name, "sha256": sha256_of(path)}
 
 
