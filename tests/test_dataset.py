@@ -9,8 +9,9 @@ import pytest
 
 from jaxfc.calls.schema import AcceptedCall, Tool
 from jaxfc.command import InputError
-from jaxfc.data.dataset import MANIFEST, open_split, read_manifest, write_dataset
+from jaxfc.data.dataset import MANIFEST, open_split, read_manifest
 from jaxfc.data.example import Example
+from jaxfc.data.shards import write_dataset
 
 
 def example(number):

@@ -35,6 +35,8 @@ EXAMPLES = st.builds(
     text=st.text(),
     weight=st.floats(min_value=0, allow_nan=False, allow_infinity=False),
     pass_rate=st.none() | st.floats(min_value=0, max_value=1),
+    origin=st.text(),
+    repairs=st.lists(st.text(), max_size=2).map(tuple),
 )
 
 

@@ -1,8 +1,36 @@
-"""RawRow: one row of any source in one shape, its content as found."""
+"""RawRow: one answer of any source in one shape, its content as found; and where it was found."""
 
 import dataclasses
 import json
 from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row of a file or dataset stands."""
+
+    file: str
+    """The whole path or address."""
+    line: int
+    """Of the file, or number of the row, from 1."""
+
+    @property
+    def name(self) -> str:
+        """The file's name without the folders above it."""
+        return self.file.rstrip("/").rpartition("/")[2]
+
+    @property
+    def stem(self) -> str:
+        """The file's name without its endings."""
+        return self.name.split(".")[0]
+
+    @property
+    def short(self) -> str:
+        """For messages about the row: the file's name and the line."""
+        return f"{self.name}:{self.line}"
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,6 +49,8 @@ class RawRow:
     """What JSON text held, or the text itself where it is not JSON."""
     answers: Any
     """As for `tools`."""
+    accepted: Any = None
+    """BFCL's form of the answers, which lists the accepted values of each argument; None: only `answers` are."""
     thought: str = ""
     text: str = ""
     """The answer where it is not calls."""
@@ -28,6 +58,17 @@ class RawRow:
     """How often an epoch shows the row on average."""
     repairs: tuple[str, ...] = ()
     """What was mended so far, by the names in `repair.REPAIRS`."""
+
+
+def row_id(row: dict[str, Any], place: Place) -> str:
+    """The row's own id if that is text, else one that names file and line."""
+    key = row.get("id")
+    return key if isinstance(key, str) and key else f"{place.stem}-{place.line if key in (None, '') else key}"
+
+
+def licence_of(row: dict[str, Any]) -> str:
+    """The licence that the row names; empty when it names none."""
+    return str(row.get("licence") or row.get("license") or "")
 
 
 def parsed(value: Any) -> Any:
@@ -38,9 +79,3 @@ def parsed(value: Any) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError):
         return value
-
-
-def kind_of(value: Any) -> str:
-    """What a JSON value is, in words."""
-    names = {list: "an array", str: "text", bool: "a boolean", int: "a number", float: "a number", type(None): "null"}
-    return names.get(type(value), type(value).__name__)

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxfc.command import InputError
-from jaxfc.data.sources.forms import raw_row
-from jaxfc.data.sources.reading import read_values
-from jaxfc.data.sources.rows import RawRow
+from jaxfc.data.sources.forms import raw_rows
+from jaxfc.data.sources.hub import dataset_rows, is_table
+from jaxfc.data.sources.reading import Opened, as_opened, read_values
+from jaxfc.data.sources.rows import Place, RawRow
+from jaxfc.data.sources.single import with_answers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,33 +39,58 @@ class Source:
             raise ValueError(f"weight is {self.weight}; a source's weight is a number of at least 0.")
 
 
-def read_source(source: Source) -> Iterator[RawRow]:
+def read_source(source: Source, opened: Opened = as_opened) -> Iterator[RawRow]:
     """Read the rows of a source, one after another; memory does not grow with their number.
+
+    Args:
+        source: to read.
+        opened: what is read instead of each file that is opened here.
 
     Raises:
         InputError: it cannot be read, a line is broken, or a row has no known form; it names file and line.
     """
-    for row in read_rows(Path(source.path)):
+    path = Path(source.path or "")
+    if source.path is not None and not path.is_dir() and not is_table(path.name):
+        rows = read_rows(path, opened)
+    else:
+        found = dataset_rows(source.path or source.dataset, source.subset, source.split)
+        rows = _some(
+            (raw_row for place, row in found for raw_row in raw_rows(row, place)), source.path or source.dataset
+        )
+    for row in rows:
         yield dataclasses.replace(
             row,
-            source=source.name or row.source,
+            source=source.name or row.source or _name_of(source),
             licence=row.licence or source.licence or "",
             weight=source.weight,
         )
 
 
-def read_rows(path: Path) -> Iterator[RawRow]:
+def _name_of(source: Source) -> str:
+    """What a source is called that has no name: the file, folder or dataset without what stands before and after."""
+    return Place(source.path or source.dataset, 0).stem
+
+
+def _some(rows: Iterator[RawRow], name: str) -> Iterator[RawRow]:
+    """The rows; InputError where there are none."""
+    first = next(rows, None)
+    if first is None:
+        raise InputError(f"{name}: holds no rows; a row is a JSON object with query or messages, tools and answers.")
+    yield first
+    yield from rows
+
+
+def read_rows(path: Path, opened: Opened = as_opened) -> Iterator[RawRow]:
     """Read a file of rows: JSON Lines or one JSON array, plain or gzipped, the form of each row found from the row.
 
-    xLAM's own form is `{id, query, answers, tools}` with a number as id and JSON as text; the common form is
-    `{id, source, licence, query | messages, tools, answers[, thought]}`.
+    A row of a conversation gives one raw row for each turn of the assistant's.
 
     Raises:
         InputError: the file cannot be read, a line is broken, or a row has no known form; it names file and line.
     """
-    count = 0
-    for line, row in read_values(path):
-        count += 1
-        yield raw_row(row, path, line)
-    if not count:
-        raise InputError(f"{path}: holds no rows; a row is a JSON object with query or messages, tools and answers.")
+    rows = (
+        raw_row
+        for line, row in with_answers(path, read_values(path, opened))
+        for raw_row in raw_rows(row, Place(str(path), line))
+    )
+    return _some(rows, str(path))
