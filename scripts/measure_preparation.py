@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure memory and speed of scripts/prepare_data.py on many rows: those of a file, over and over.
 
-Each copy of a row gets a number at the end of its query and its id, so that none repeats another. What is printed is one
+Each copy of a row gets a number at the end of its query and its id, so that none repeats another. It prints one
 JSON object for each number of rows: `rows`, `seconds`, `rows_per_second` and `peak_rss_mib` of the whole script.
 """
 

@@ -119,7 +119,7 @@ class EvaluationRows:
             self.ids.append(row.id)
             self._file_of.append(file)
             self.counts[file] += 1
-            tools = map(_readable_tool, row.tools if isinstance(row.tools, list) else ())
+            tools = map(readable_tool, row.tools if isinstance(row.tools, list) else ())
             for kind, digest, _ in _traces(row.messages, [tool for tool in tools if tool]):
                 self._found[kind].add(digest, file if kind in (SAME_TOOL, SAME_NAME) else number)
 
@@ -165,7 +165,7 @@ def _questions(messages: Any) -> Iterator[list[str]]:
             yield words_of(message["content"])
 
 
-def _readable_tool(document: Any) -> Tool | None:
+def readable_tool(document: Any) -> Tool | None:
     """A tool under the names that a kept example would have; None where it is none."""
     try:
         tool = tool_from_json(document)
@@ -185,35 +185,42 @@ def read_evaluation(overlap: Overlap) -> EvaluationRows:
     """
     found = EvaluationRows()
     for path in map(Path, overlap.files):
-        inside = sorted(each for each in path.iterdir() if _is_rows(each)) if path.is_dir() else [path]
-        if not inside:
-            raise InputError(f"{path}: holds no .json or .jsonl file, plain or .gz; overlap.files names such.")
-        for file in inside:
+        for file in _files_of(path):
             found.add_file(file.name, _rows_of(file))
     return found
 
 
+def read_evaluation_rows(path: Path) -> Iterator[RawRow]:
+    """The rows of an evaluation file or of a folder of them; BFCL's need no answers here, and may have several turns.
+
+    Raises:
+        InputError: a file cannot be read or holds no rows, or a folder holds no such file.
+    """
+    for file in _files_of(path):
+        yield from _rows_of(file)
+
+
+def _files_of(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    inside = sorted(each for each in path.iterdir() if each.name.removesuffix(".gz").endswith((".json", ".jsonl")))
+    if not inside:
+        raise InputError(f"{path}: holds no .json or .jsonl file, plain or .gz; overlap.files names such.")
+    return inside
+
+
 def _rows_of(path: Path) -> Iterator[RawRow]:
-    """The rows of an evaluation file; BFCL's need no answers here, and may have several turns."""
     count = 0
     for line, row in read_values(path):
         if isinstance(row, dict) and isinstance(row.get("question"), list):
             turns = [turn if isinstance(turn, list) else [turn] for turn in row["question"]]
-            row = {
-                "function": [],
-                **row,
-                "question": [[message for turn in turns for message in turn]],
-                "ground_truth": [],
-            }
+            question = [[message for turn in turns for message in turn]]
+            row = {"function": [], **row, "question": question, "ground_truth": []}
         for raw in raw_rows(row, Place(str(path), line)):
             count += 1
             yield raw
     if not count:
         raise InputError(f"{path}: holds no rows to hold training data against.")
-
-
-def _is_rows(path: Path) -> bool:
-    return path.is_file() and path.name.removesuffix(".gz").endswith((".json", ".jsonl"))
 
 
 def without_overlap(
