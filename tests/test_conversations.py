@@ -177,6 +177,12 @@ def test_glaives_text_is_taken_apart(tmp_path):
     assert all(isinstance(validate(row), Kept) for row in rows)
 
 
+@pytest.mark.parametrize("arguments", ['\'{"city": "Rome"}\'', '{"city": "Rome"}', '"{\\"city\\": \\"Rome\\"}"'])
+def test_glaives_arguments_stand_in_apostrophes_in_quotation_marks_or_in_neither(arguments):
+    assert read_reply(f'<functioncall> {{"name": "get_time", "arguments": {arguments}}}', []).calls == [ROME]
+    assert read_reply('<functioncall> {"name": "f"} <|endoftext|>', []).calls == [{"name": "f", "arguments": {}}]
+
+
 def test_glaive_without_functions_offers_none(tmp_path):
     system = "SYSTEM: You are a helpful assistant, with no access to external functions.\n"
     (row,) = rows_of(tmp_path, {"system": system, "chat": "USER: Hi\n\n\nASSISTANT: Hello <|endoftext|>"})

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from jaxfc.calls.parse import ParseError, Syntax, parse_calls
+from jaxfc.data.sources.rows import parsed
 
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
 _TAGGED_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
@@ -64,7 +65,9 @@ def _json_calls(text: str) -> list[Any] | None:
     else:
         value = literal(text)
     calls = value if isinstance(value, list) else [value]
-    return calls if all(isinstance(call, dict) and "name" in call for call in calls) else None
+    if not all(isinstance(call, dict) and "name" in call for call in calls):
+        return None
+    return [{**call, "arguments": parsed(call.get("arguments", {}))} for call in calls]
 
 
 def literal(text: str) -> Any:
