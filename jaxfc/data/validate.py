@@ -118,11 +118,11 @@ def validate(row: RawRow) -> Kept | Dropped:
         example = Example(
             id=row.id,
             messages=messages,
-            tools=tuple(offer.tools.values()),
-            accepted=accepted_from_calls(calls, tuple(offer.tools.values())),
+            tools=offer.tools,
+            accepted=accepted_from_calls(calls, offer.tools),
             source=row.source,
             licence=row.licence,
-            kind=kind_of(len(offer.tools), len(calls)),
+            kind=kind_of(len(offer.found), len(calls)),
             thought=row.thought,
         )
         check_example(example)
@@ -149,7 +149,8 @@ def _raise_first(findings: Findings) -> None:
 
 
 def _read_offer(row: RawRow, findings: Findings) -> Offer:
-    tools = read_tools(row.tools, _DEEPEST) if isinstance(row.tools, list) else None
+    # Two levels are those of the row and of the list of tools.
+    tools = read_tools(row.tools, _DEEPEST - 2) if isinstance(row.tools, list) else None
     rest = [row.id, row.messages, row.answers, row.thought]
     if tools is None or not all(tool.is_plain for tool in tools) or not is_plain(rest, _DEEPEST):
         _check_plain(row)
@@ -206,7 +207,7 @@ def _message(message: Mapping[str, Any], offer: Offer) -> dict[str, Any]:
 def _read_calls(answers: Any, offer: Offer, findings: Findings) -> tuple[Call, ...]:
     if not isinstance(answers, list):
         raise Unfit("answer: not parseable", f"answers is {str(answers)[:60]!r}")
-    if answers and not offer.tools:
+    if answers and not offer.found:
         raise Unfit("call: no tools offered", f"{len(answers)} calls are expected")
     calls = [_read_call(answer, offer, findings) for answer in answers]
     _raise_first(findings)
@@ -222,12 +223,12 @@ def _read_call(answer: Any, offer: Offer, findings: Findings) -> Call | None:
     if not isinstance(name, str) or not isinstance(arguments, dict):
         findings.faults.append(("answer: not parseable", f"{str(answer)[:60]!r} is no call"))
         return None
-    if name not in offer.tools:
+    if name not in offer.found:
         name = _stripped(name, findings)
-    if name not in offer.tools:
-        findings.faults.append(("call: unknown tool", f"{name} is not among {', '.join(offer.tools)}"))
+    if name not in offer.found:
+        findings.faults.append(("call: unknown tool", f"{name} is not among {', '.join(offer.found)}"))
         return None
-    tool, new_names = offer.tools[name], offer.parameters[name]
+    tool, new_names = offer.found[name].tool, offer.found[name].parameters
     kept: dict[str, Any] = {}
     for key, value in arguments.items():
         if key not in new_names:
