@@ -74,10 +74,11 @@ def is_plain(value: Any, deepest: int) -> bool:
     if kind is dict or kind is list:
         if not deepest:
             return False
-        for item in value.values() if kind is dict else value:
-            if not is_plain(item, deepest - 1):
+        for item in value:
+            # An item is a key where the value is a dict.
+            if not is_plain(item, deepest - 1) or (kind is dict and type(item) is not str):
                 return False
-        return kind is list or all([type(key) is str and is_plain(key, 0) for key in value])
+        return kind is list or is_plain(list(value.values()), deepest)
     if kind is int:
         return value.bit_length() < _MOST_BITS
     return value is None or kind is bool or (kind is float and math.isfinite(value))

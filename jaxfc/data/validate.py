@@ -86,8 +86,8 @@ def without_repeats(results: Iterable[Kept | Dropped]) -> Iterator[Kept | Droppe
 
 
 def _content_digest(example: Example) -> bytes:
-    document = dataclasses.asdict(example)
-    content = [document[key] for key in ("messages", "tools", "accepted")]
+    tools = [(tool.name, tool.description, tool.properties, tool.required) for tool in example.tools]
+    content = [example.messages, tools, [(call.name, call.arguments) for call in example.accepted]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
 
 
