@@ -117,6 +117,11 @@ def _remembered(key: bytes, deepest: int) -> ReadTool:
     return _read_document(marshal.loads(key), deepest)
 
 
+def forget_tools():
+    """Forget the tools that were read, as a new process has."""
+    _remembered.cache_clear()
+
+
 def _read_document(document: Any, deepest: int) -> ReadTool:
     plain = is_plain(document, deepest)
     try:
