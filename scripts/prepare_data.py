@@ -63,7 +63,7 @@ class Bars(Progress):
 
     def watch_judge(self, effort: Effort):
         """Say what the judge did so far."""
-        text = f"judge: {effort.requests} requests, {effort.retries} repeated, {effort.cached} replies from disk"
+        text = f"judge: {effort.requests} requests, {effort.retries} repeated, {effort.cached} rows from disk"
         if self._judge is None:
             self._judge = self.add_task(text, total=None)
         self.update(self._judge, description=text)

@@ -16,8 +16,12 @@ from faults import Faults
 from judging import by_content
 from scripted import Scripted, running, wait_until
 
+from jaxfc.data.endpoint import Endpoint
+from jaxfc.data.judge import JudgeSettings, open_judge
 from jaxfc.data.replies import Replies, key_of
-from jaxfc.data.sources.source import read_rows
+from jaxfc.data.sources.source import Source, read_rows
+from jaxfc.prepare.run import prepare
+from jaxfc.prepare.settings import Prepare
 from jaxfc.server.app import make_app
 from jaxfc.server.settings import Limits
 
@@ -40,7 +44,10 @@ class Drill(NamedTuple):
     asked_again_though_cached: int
     answered_twice: int
     """Questions; those whose reply was lost included."""
-    lines_equal: bool
+    outputs_equal: bool
+    """Byte for byte: of the undisturbed run, of the one that was killed and resumed, of the replay."""
+    outcomes: dict
+    """How rows ended, by stage."""
 
 
 @contextlib.contextmanager
@@ -102,12 +109,13 @@ def drill(folder, rows, count):
         answered_but_lost=len({key_asked(asked) for asked in before if asked.answered} - cached),
         asked_again_though_cached=len(cached & set(map(key_asked, after))),
         answered_twice=len(answered) - len(set(answered)),
-        lines_equal=len(outputs) == 1,
+        outputs_equal=len(outputs) == 1,
+        outcomes=json.loads((folder / "resumed").read_text().splitlines()[-1])["outcomes"],
     )
 
 
 def check(found, folder, rows):
-    assert found.lines_equal
+    assert found.outputs_equal
     assert found.asked_again_though_cached == 0
     assert found.answered_twice <= found.answered_but_lost <= CONCURRENCY
     assert found.faults >= (found.requests_until_killed + found.requests_after) // 20 - 1
@@ -117,6 +125,30 @@ def check(found, folder, rows):
     ]
     assert places == [row.where for row in itertools.islice(read_rows(rows), found.rows)]
     assert len(places) == found.rows
+
+
+def test_a_replay_makes_the_same_dataset_and_names_no_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "sk-very-secret")
+    with serving(lambda number, body: "500" if number % 7 == 3 else "") as (faults, url):
+        endpoint = Endpoint(base_url=f"{url}/v1", model="scripted", key_variable="JUDGE_KEY", first_wait=0.02)
+        config = Prepare(sources=(Source(path=str(FEW_ROWS)),), judge=JudgeSettings(endpoint=endpoint))
+        with open_judge(config.judge, tmp_path / "replies.sqlite") as judge:
+            report = prepare(config, tmp_path / "fresh", judge)
+        assert all(asked.key == "Bearer sk-very-secret" for asked in faults.asked)
+    monkeypatch.delenv("JUDGE_KEY")
+    with open_judge(config.judge, tmp_path / "replies.sqlite", replay=True) as judge:
+        prepare(config, tmp_path / "replayed", judge)
+        assert judge.effort().requests == 0
+    assert report["kept"] + report["repaired"] + report["dropped"] == report["input_rows"] == 41
+    assert report["judge"]["outcomes"]["first"]["right"] > 20
+    assert any(reason.startswith("judge: ") for reason in report["reasons"])
+    fresh, replayed = (contents(tmp_path / name) for name in ("fresh", "replayed"))
+    assert fresh == replayed and len(fresh) >= 4
+    assert not any(b"very-secret" in data for data in [*fresh.values(), (tmp_path / "replies.sqlite").read_bytes()])
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_killed_run_judges_no_row_twice(tmp_path):
@@ -131,5 +163,7 @@ def test_a_killed_run_judges_no_row_twice(tmp_path):
 def test_a_killed_run_of_a_thousand_rows_judges_no_row_twice(tmp_path, shared):
     rows = shared / "data" / "train_raw.jsonl.gz"
     found = drill(tmp_path, rows, 1000)
+    assert {"right", "corrected", "judge: no verdict", "judge: no correction"} <= set(found.outcomes["first"])
+    assert {"right", "judge: wrong at the end"} <= set(found.outcomes["final"])
     print("\n" + "\n".join(f"{name}: {value}" for name, value in found._asdict().items()))
     check(found, tmp_path, rows)

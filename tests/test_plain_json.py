@@ -26,6 +26,7 @@ def test_plain_json_comes_back_unchanged():
         ("\ud800", "surrogates"),
         ({"\udfff": 1}, "surrogates"),
         ([10**5000], "digits"),
+        ([{}, nested(DEEPEST + 1)], "nested deeper than"),
         ({1, 2}, "not JSON serializable"),
         ([b"x"], "not JSON serializable"),
         ({(1, 2): 3}, "keys must be"),

@@ -177,7 +177,7 @@ def test_each_stage_can_be_left_out(tmp_path, changes, stages, kept):
 
 
 def test_what_evaluation_files_give_away_is_dropped_or_reported(tmp_path):
-    train = write(tmp_path / "train.jsonl", row(), row(query="another question"))
+    train = write(tmp_path / "train.jsonl", row(), row(query="another question", id="o"))
     test = write(tmp_path / "test.jsonl", row(query="Q?"))
     report = prepare(settings(train, overlap=Overlap(files=(str(test),))), None)
     assert report["stages"] == ["read", "AST", "repeats", "overlap", "split", "write"]
@@ -250,10 +250,10 @@ def test_a_broken_line_ends_the_script_with_code_2_and_nothing_written(tmp_path,
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--input", REAL_ROWS, "heldout=0.1"], "did you mean held_out?"),
+        (["heldout=0.1", "--input", REAL_ROWS], "did you mean held_out?"),
         ([], "no rows to read; give --input FILE"),
         (["--input", REAL_ROWS, "--replay"], "--replay needs a judge in the settings"),
-        (["--input", REAL_ROWS, "overlap.files=[nowhere.jsonl]"], "nowhere.jsonl: cannot be read"),
+        (["overlap.files=[nowhere.jsonl]", "--input", REAL_ROWS], "nowhere.jsonl: cannot be read"),
     ],
 )
 def test_a_mistake_on_the_command_line_ends_the_script_with_code_2(tmp_path, arguments, problem):

@@ -37,6 +37,8 @@ def benchmark_checker(settings: CheckerBenchmark, peers: Sequence[str] = ()) -> 
             options = {"bfcl-eval": {"options": versions}}
             laps = alternate({"jaxfc": judge, "bfcl-eval": run}, settings.runs)
     results = {name: figures(each, rows=len(answers)) | options.get(name, {}) for name, each in laps.items()}
+    for found in results.values():
+        found["rows_per_cpu_s"] = len(answers) / found["cpu_s"]["median"]
     characters = sum(len(answer.text) for answer in answers) / len(answers)
     return report(settings, results, characters_per_row=characters, right=sum(right) / len(right))
 

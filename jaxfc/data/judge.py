@@ -253,7 +253,8 @@ class Judge:
             question = correction(row.messages, row.tools, rejected)
             calls = await asker.ask(question, read_calls, "judge: no correction", row.where)
             # The source's reasoning led to the other answer.
-            mended = dataclasses.replace(row, answers=calls, thought="", text="", repairs=(*row.repairs, CORRECTED))
+            repairs = (*row.repairs, CORRECTED)
+            mended = dataclasses.replace(row, answers=calls, accepted=None, thought="", text="", repairs=repairs)
             fault = _fault(mended)
             if not fault:
                 opinion = await _opinion(asker, evaluation(row.messages, row.tools, calls), row.where)

@@ -142,9 +142,11 @@ class Replies:
     def close(self) -> None:
         """Close the file; it is then one file, readable from read-only media."""
         with self._explained():
-            if not self._read_only:
-                self._connection.execute("PRAGMA journal_mode = DELETE")
-            self._connection.close()
+            try:
+                if not self._read_only:
+                    self._connection.execute("PRAGMA journal_mode = DELETE")
+            finally:
+                self._connection.close()
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -194,7 +194,7 @@ def _hold_against(numbered, reasons, address):
 
 
 @functools.cache
-def _evaluation(address: str) -> EvaluationRows:
+def _evaluation(address: str) -> EvaluationRows | None:
     return object_of(address)
 
 
