@@ -222,7 +222,8 @@ def test_xlams_native_form_gives_the_examples_of_its_rows_in_the_common_form():
         )
         assert tools == json.loads(json.dumps([dataclasses.asdict(tool) for tool in other.example.tools]))
         assert dataclasses.replace(one.example, tools=()) == dataclasses.replace(other.example, tools=())
-        assert one.repairs == other.repairs
+        # Its types are Python's, which is the one thing that was mended for the common form.
+        assert set(one.repairs) - {PYTHON_TYPES} == set(other.repairs)
     assert tuples == 14
 
 
