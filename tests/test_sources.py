@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from jaxfc.command import InputError
+from jaxfc.data.keywords import PYTHON_TYPES
 from jaxfc.data.sources import reading
 from jaxfc.data.sources.hub import without_nulls
 from jaxfc.data.sources.source import Source, read_rows, read_source
