@@ -205,6 +205,16 @@ def test_sources_are_read_one_after_the_other_with_their_weights(tmp_path):
     assert report["sources"]["b"]["dropped"] == {"exact repeat": 1}
 
 
+def test_the_manifest_names_each_file_of_a_source(tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write(folder / "a.jsonl", row())
+    write(folder / "b.jsonl", row(query="x"))
+    prepare(settings(folder), tmp_path / "set")
+    assert [each["file"] for each in read_manifest(tmp_path / "set")["inputs"]] == ["rows/a.jsonl", "rows/b.jsonl"]
+    assert read_manifest(tmp_path / "set")["config"]["sources"][0]["path"] == "rows"
+
+
 def test_the_card_has_front_matter_sources_and_licences(prepared):
     folder, report = prepared
     _, front, text = (folder / "README.md").read_text().split("---\n", 2)
