@@ -48,8 +48,7 @@ def test_a_folder_beside_a_file_and_the_weights_of_both_are_in_the_dataset(tmp_p
     split = open_split(tmp_path / "set", "train")
     weights = {split[at].source == "mine": split.numbers(at) for at in range(len(split))}
     assert weights == {True: (0.5, None), False: (2.0, None)}
-    _, folder = read_manifest(tmp_path / "set")["inputs"]
-    assert folder["folder"] == "rows" and list(folder["files"]) == ["train.jsonl"]
+    assert read_manifest(tmp_path / "set")["inputs"][1]["file"] == "rows/train.jsonl"
 
 
 def assert_adds_up(report):
@@ -216,6 +215,16 @@ def test_sources_are_read_one_after_the_other_with_their_weights(tmp_path):
     found = examples(tmp_path / "set", "train")
     assert [(each.source, each.weight, each.licence) for each in found] == [("one", 1.0, "MIT"), ("b", 2.5, "")]
     assert report["sources"]["b"]["dropped"] == {"exact repeat": 1}
+
+
+def test_the_manifest_names_each_file_of_a_source(tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write(folder / "a.jsonl", row())
+    write(folder / "b.jsonl", row(query="x"))
+    prepare(settings(folder), tmp_path / "set")
+    assert [each["file"] for each in read_manifest(tmp_path / "set")["inputs"]] == ["rows/a.jsonl", "rows/b.jsonl"]
+    assert read_manifest(tmp_path / "set")["config"]["sources"][0]["path"] == "rows"
 
 
 def test_the_card_has_front_matter_sources_and_licences(prepared):

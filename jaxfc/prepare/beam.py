@@ -193,7 +193,7 @@ def _hold_against(numbered, reasons, address):
     yield order, result
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def _evaluation(address: str) -> EvaluationRows | None:
     return object_of(address)
 
