@@ -49,6 +49,30 @@ class Prompt:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Several completions of each example, for pass@k."""
+
+    count: int = 8
+    """Completions of each example (n)."""
+    temperature: float = 0.8
+    """They are drawn at."""
+    seed: int = 0
+    """Of the random numbers."""
+
+    def __post_init__(self):
+        if self.count < 2:
+            raise ValueError(f"samples.count is {self.count}; pass@k needs at least 2 completions of each example.")
+        if not self.temperature > 0:
+            raise ValueError(f"samples.temperature is {self.temperature}; at 0 all completions would be equal.")
+
+    @property
+    def pass_at(self) -> tuple[int, ...]:
+        """The k of pass@k: 1, 2, 4, ... and n."""
+        powers = (1 << bit for bit in range(self.count.bit_length()))
+        return tuple(dict.fromkeys([*powers, self.count]))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Create:
     """A new model: random weights, and a tokenizer trained on generated tasks."""
 
@@ -141,7 +165,7 @@ class Tasks:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PassRate:
-    """Which examples are read, by the part of a given model's completions that was right (`measure_difficulty.py`)."""
+    """Which examples are read, by the part of a given model's completions that was right."""
 
     at_least: float = 0.0
     """Leave out what the model does more rarely than that: it may be too hard, or its answer wrong."""
@@ -160,13 +184,14 @@ class Data:
     """Where examples come from, and the shapes that they are padded to."""
 
     path: str | None = None
-    """A folder made by scripts/prepare_data.py."""
+    """A folder made by scripts/prepare_data.py; an epoch shows each of its examples as often as its weight says."""
     split: str = "train"
     """Which split of that folder."""
     tasks: Tasks | None = None
     """Generated tasks instead of a folder."""
     pass_rate: PassRate | None = None
-    """Leave out examples that are too hard or too easy; null reads all. The folder has to have measured them."""
+    """Leave out examples that are too hard or too easy, or were not measured; null reads all. The folder has to have
+    measured pass rates (scripts/measure_difficulty.py)."""
     shuffle: bool = True
     """Read in shuffled order, each epoch anew; else in the order of the source."""
     prompt_buckets: tuple[int, ...] = (512, 1024, 2048)

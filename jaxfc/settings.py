@@ -18,7 +18,7 @@ class Setting(NamedTuple):
     """One setting, for people."""
 
     key: str
-    """Dotted, from the outermost record."""
+    """Dotted, from the outermost record; `[]` stands for each item of a list."""
     kind: str
     default: str
     """As it follows the kind: ` = 1`, or `, required`; empty for a record, whose settings have their own."""
@@ -51,6 +51,8 @@ def settings_of(cls: type, prefix: str = "", default: Any = None) -> Iterator[Se
         yield Setting(key, in_words(hints[field.name]), _default_in_words(standard), " ".join(explanation.split()))
         if record:
             yield from settings_of(record, f"{key}.", standard)
+        elif typing.get_origin(kinds[0]) is tuple and dataclasses.is_dataclass(typing.get_args(kinds[0])[0]):
+            yield from settings_of(typing.get_args(kinds[0])[0], f"{key}[].")
 
 
 def _default_in_words(standard: Any) -> str:

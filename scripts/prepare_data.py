@@ -32,12 +32,7 @@ def main(config: Prepare, arguments: argparse.Namespace) -> Mapping[str, Any]:
         raise InputError("command line: no rows to read; give --input FILE, or sources in the settings.")
     config = dataclasses.replace(config, sources=sources)
     output = None if arguments.dry_run else arguments.output
-    if config.beam:
-        from jaxfc.prepare.beam import prepare_with_beam
-
-        report = prepare_with_beam(config, output)
-    else:
-        report = prepare_here(config, output, arguments)
+    report = prepare_far(config, output) if config.beam else prepare_here(config, output, arguments)
     show(report)
     CONSOLE.print("dry run: nothing written" if arguments.dry_run else f"written to {arguments.output}")
     return report
@@ -47,6 +42,17 @@ def prepare_here(config: Prepare, output: Path | None, arguments: argparse.Names
     """Prepare in this process, and show how far it is."""
     with Bars() as bars, opened_judge(config, arguments, bars) as judge:
         return prepare(config, output, judge, bars.watch_file)
+
+
+def prepare_far(config: Prepare, output: Path | None) -> Mapping[str, Any]:
+    """Prepare on a runner of Beam's, which shows what it shows."""
+    try:
+        from jaxfc.prepare.beam import prepare_with_beam
+    except ModuleNotFoundError as error:
+        if error.name != "apache_beam":
+            raise
+        raise InputError("the setting beam needs Apache Beam: pip install 'jaxfc[beam]'.") from error
+    return prepare_with_beam(config, output)
 
 
 class Bars(Progress):

@@ -1,7 +1,6 @@
 import pickle
 import sys
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,5 +47,4 @@ def test_an_entry_takes_less_than_40_per_cent_of_what_it_takes_in_a_set():
 def test_texts_that_differ_have_different_digests_and_equal_ones_the_same():
     assert digest_of("a") == digest_of("a") != digest_of("b")
     assert len(digest_of("")) == 16
-    with pytest.raises(UnicodeEncodeError):
-        digest_of("\ud800")
+    assert digest_of("\ud800") != digest_of("?")

@@ -50,6 +50,7 @@ LAYERS = [
     # 2 engines
     {
         "checkpoint",
+        "completions",
         "constraints",
         "credit",
         "decoding",
@@ -65,7 +66,7 @@ LAYERS = [
     # 3 evaluation and views
     {"bfcl", "curves", "evaluate", "plan", "report", "server"},
     # 4 programs
-    {"benchmarks", "prepare", "run", "sft", "train"},
+    {"benchmarks", "difficulty", "prepare", "run", "sft", "train"},
 ]
 """What stands where: modules, and folders whose modules may import each other."""
 
@@ -81,6 +82,8 @@ WITHIN_A_LAYER = {
     "rewards": {"data"},
     "tiles": {"truncation"},
     "benchmarks": {"run"},
+    "bfcl": {"evaluate"},
+    "completions": {"constraints", "sampler"},
     "learner": {"objective"},
     "engine": {"constraints", "credit", "decoding", "learner", "programs", "sampler", "workspace"},
     "sampler": {"constraints", "decoding", "programs"},

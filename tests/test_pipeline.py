@@ -139,8 +139,8 @@ def measured(tmp_path_factory):
         dataclasses.replace(weather_example(f"city{index}"), pass_rate=rate, weight=1.0 + index % 2)
         for index, rate in enumerate(rates)
     ]
-    unknown = [*examples, weather_example("Oslo")]
-    write_dataset(folder, {"train": examples, "tune": unknown}, {}, {})
+    unknown = weather_example("Oslo")
+    write_dataset(folder, {"train": examples, "tune": [*examples, unknown], "held_out": [unknown]}, {}, {})
     return folder
 
 
@@ -158,8 +158,10 @@ def test_a_pass_rate_that_is_not_known_or_that_nothing_has_is_refused(measured):
     data = dataclasses.replace(DATA, tasks=None, path=str(measured), pass_rate=PassRate(at_least=0.6, at_most=0.9))
     with pytest.raises(InputError, match=r"none of the 4 examples in train has a pass rate of 0\.6 to 0\.9"):
         open_examples(data)
-    with pytest.raises(InputError, match=r"of 1 of the 5 examples in tune \(first Oslo\) none is known"):
-        open_examples(dataclasses.replace(data, split="tune"))
+    with pytest.raises(InputError, match=r"no pass rate of the 1 examples in held_out is known"):
+        open_examples(dataclasses.replace(data, split="held_out"))
+    some = open_examples(dataclasses.replace(data, split="tune", pass_rate=PassRate()))
+    assert len(some) == 4, "what was not measured is left out"
     with pytest.raises(ValueError, match="generated tasks have none"):
         dataclasses.replace(DATA, pass_rate=PassRate())
     with pytest.raises(ValueError, match=r"right are 0 <= at_least <= at_most <= 1"):

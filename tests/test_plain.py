@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxfc.calls.parse import ParseError, Syntax, parse_calls
-from jaxfc.calls.plain import DEEPEST, MOST_CALLS, MOST_DIGITS, read_plain
+from jaxfc.calls.plain import DEEPEST, MOST_CALLS, MOST_DIGITS, MOST_DOTS, read_plain
 from jaxfc.calls.schema import Call
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -113,7 +113,7 @@ LEFT = [
     "[\ufefff()]", "[\\\nf()]", "[f()\0]", "[f(x=1\x1a)]", "[\x1cf()]", "[f(x\x85=1)]",
     # Too much.
     nested(DEEPEST + 1), nested(40), nested(300), "[" + ", ".join(["f()"] * (MOST_CALLS + 1)) + "]",
-    "[" + ", ".join(["f()"] * 1001) + "]",
+    "[" + ", ".join(["f()"] * 1001) + "]", "[" + "a." * (MOST_DOTS + 1) + "f()]", "[" + "a." * 7000 + "f()]",
 ]  # fmt: skip
 
 
@@ -125,7 +125,8 @@ def test_what_is_not_plain_is_left_to_pythons_parser(text):
 
 def test_the_limits_themselves_are_of_the_plain_form():
     digits = "9" * MOST_DIGITS
-    for text in (nested(DEEPEST), "[" + ", ".join(["f()"] * MOST_CALLS) + "]", f"[f(x={digits}, y=-{digits}.5)]"):
+    calls = ", ".join(["f()"] * MOST_CALLS)
+    for text in (nested(DEEPEST), f"[{calls}]", f"[f(x={digits}, y=-{digits}.5)]", f"[{'a.' * MOST_DOTS}f()]"):
         assert read_plain(text) is not None
         assert_read_alike(text)
 

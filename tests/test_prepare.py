@@ -39,6 +39,18 @@ def run(*arguments, **kwargs):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **kwargs)
 
 
+def test_a_folder_beside_a_file_and_the_weights_of_both_are_in_the_dataset(tmp_path):
+    (tmp_path / "rows").mkdir()
+    row = {"id": "r", "query": "q", "tools": [{"name": "f", "description": "", "parameters": {}}], "answers": []}
+    (tmp_path / "rows" / "train.jsonl").write_text(json.dumps(row))
+    sources = Source(path=str(REAL_ROWS), weight=2.0), Source(path=str(tmp_path / "rows"), name="mine", weight=0.5)
+    prepare(Prepare(sources=sources, held_out=0.0), tmp_path / "set")
+    split = open_split(tmp_path / "set", "train")
+    weights = {split[at].source == "mine": split.numbers(at) for at in range(len(split))}
+    assert weights == {True: (0.5, None), False: (2.0, None)}
+    assert read_manifest(tmp_path / "set")["inputs"][1]["file"] == "rows/train.jsonl"
+
+
 def assert_adds_up(report):
     sources = report["sources"].values()
     for counts in sources:
@@ -164,7 +176,7 @@ def test_each_stage_can_be_left_out(tmp_path, changes, stages, kept):
 
 
 def test_what_evaluation_files_give_away_is_dropped_or_reported(tmp_path):
-    train = write(tmp_path / "train.jsonl", row(), row(query="another question"))
+    train = write(tmp_path / "train.jsonl", row(), row(query="another question", id="o"))
     test = write(tmp_path / "test.jsonl", row(query="Q?"))
     report = prepare(settings(train, overlap=Overlap(files=(str(test),))), None)
     assert report["stages"] == ["read", "AST", "repeats", "overlap", "split", "write"]
@@ -205,6 +217,16 @@ def test_sources_are_read_one_after_the_other_with_their_weights(tmp_path):
     assert report["sources"]["b"]["dropped"] == {"exact repeat": 1}
 
 
+def test_the_manifest_names_each_file_of_a_source(tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write(folder / "a.jsonl", row())
+    write(folder / "b.jsonl", row(query="x"))
+    prepare(settings(folder), tmp_path / "set")
+    assert [each["file"] for each in read_manifest(tmp_path / "set")["inputs"]] == ["rows/a.jsonl", "rows/b.jsonl"]
+    assert read_manifest(tmp_path / "set")["config"]["sources"][0]["path"] == "rows"
+
+
 def test_the_card_has_front_matter_sources_and_licences(prepared):
     folder, report = prepared
     _, front, text = (folder / "README.md").read_text().split("---\n", 2)
@@ -237,10 +259,10 @@ def test_a_broken_line_ends_the_script_with_code_2_and_nothing_written(tmp_path,
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--input", REAL_ROWS, "heldout=0.1"], "did you mean held_out?"),
+        (["heldout=0.1", "--input", REAL_ROWS], "did you mean held_out?"),
         ([], "no rows to read; give --input FILE"),
         (["--input", REAL_ROWS, "--replay"], "--replay needs a judge in the settings"),
-        (["--input", REAL_ROWS, "overlap.files=[nowhere.jsonl]"], "nowhere.jsonl: cannot be read"),
+        (["overlap.files=[nowhere.jsonl]", "--input", REAL_ROWS], "nowhere.jsonl: cannot be read"),
     ],
 )
 def test_a_mistake_on_the_command_line_ends_the_script_with_code_2(tmp_path, arguments, problem):

@@ -216,7 +216,7 @@ class CheckerBenchmark(Benchmark):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValidateBenchmark(Benchmark):
-    """The AST stage: raw rows, already read, are kept or dropped; once with nothing remembered, then again."""
+    """The AST stage of preparation: raw rows, already read, are kept or dropped, in one process."""
 
     name: ClassVar[str] = "validate"
 

@@ -111,6 +111,8 @@ def _read_type(text: str, where: str, depth: int) -> dict[str, Any]:
     """A JSON type, or a Python type such as `List[Union[int, float]]`; `null` stays for a union to drop."""
     if depth > _DEEPEST:
         raise SchemaError(f"{where}: its type nests deeper than {_DEEPEST}.")
+    if text in TYPE_OF_WORD:
+        return {"type": TYPE_OF_WORD[text]}
     options = split_outside_brackets(text, "|")
     if len(options) > 1:
         return _union([_read_type(option, where, depth + 1) for option in options])

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import itertools
 import re
 import threading
 import warnings
@@ -136,8 +137,8 @@ def _read_tree(source: str, syntax: Syntax) -> list[Call]:
 def find_calls(text: str) -> list[Call]:
     """The calls that the lenient syntax reads in a text: all of it, or the first list of calls within it; else none."""
     text = text[: Syntax.BFCL.max_characters - 2]
-    starts = [match.start() for match in _LIST_OF_CALLS.finditer(text)][:_MOST_LISTS]
-    for part in [text, *(text[start : _closing_bracket(text, start)] for start in starts)]:
+    starts = [match.start() for match in itertools.islice(_LIST_OF_CALLS.finditer(text), _MOST_LISTS)]
+    for part in dict.fromkeys([text, *(text[start : _end_of_list(text, start)] for start in starts)]):
         try:
             calls = parse_calls(part, Syntax.BFCL)
         except ParseError:
@@ -166,18 +167,22 @@ def attempts_calls(text: str, names: Iterable[str]) -> bool:
     """
     if text.lstrip("` \t\r\n")[:1] in ("[", "{") or _KEYWORD_CALL.search(text) or _JSON_OBJECT.search(text):
         return True
-    offered = "|".join(re.escape(name) for name in names if name)
+    # To compile a pattern takes longer than all the rest, and most text names no tool.
+    offered = "|".join(re.escape(name) for name in names if name and name in text)
     return bool(offered) and re.search(rf"(?<!\w)(?:{offered})\(|\[\s*(?:{offered})(?!\w)", text) is not None
 
 
-def _closing_bracket(text: str, start: int) -> int:
-    """Where the brackets that open at `start` are all closed; the end of the text when they are not."""
+def _end_of_list(text: str, start: int) -> int:
+    """Where the list that begins at `start` is closed.
+
+    The end of the text when that would close it, for one bracket the lenient syntax adds; `start` when it would not.
+    """
     depth = 0
     for token in _TOKENS.finditer(text, start):
-        depth += (token["open"] is not None) - (token["close"] is not None)
+        depth += 1 if token.lastgroup == "open" else -1 if token.lastgroup == "close" else 0
         if depth == 0:
             return token.end()
-    return len(text)
+    return len(text) if depth == 1 else start
 
 
 def _with_brackets(text: str) -> str:
@@ -191,7 +196,7 @@ def _check_depth(source: str, max_depth: int) -> None:
         return
     depth = 0
     for token in _TOKENS.finditer(source):
-        depth += (token["open"] is not None) - (token["close"] is not None)
+        depth += 1 if token.lastgroup == "open" else -1 if token.lastgroup == "close" else 0
         if depth > max_depth:
             raise ParseError("parse: too deep", f"more than {max_depth} brackets within one another")
 

@@ -11,15 +11,17 @@ DEEPEST = 16
 MOST_DIGITS = 18
 """Of an integer."""
 MOST_CALLS = 64
+MOST_DOTS = 16
+"""In a name; Python's parser gives up at some thousands."""
 
 _SPACE = r"[ \t\n]*+"
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*+"
 # Python refuses half a surrogate pair; a line break ends a text, and what follows a backslash is another character.
-_LETTER = r"\\\n\r\0\ud800-\udfff"
-_SCALAR = rf"""(?: '([^'{_LETTER}]*+)' | "([^"{_LETTER}]*+)"
+_NO_LETTER = r"\\\n\r\0\ud800-\udfff"
+_SCALAR = rf"""(?: '([^'{_NO_LETTER}]*+)' | "([^"{_NO_LETTER}]*+)"
     | (-?(?:0|[1-9][0-9]{{0,{MOST_DIGITS - 1}}}+)) (\.[0-9]++(?:[eE][-+]?[0-9]++)?+ | [eE][-+]?[0-9]++)?+
     | (True|False|None) )"""
-_CALL = re.compile(rf"{_SPACE} ({_NAME}(?:\.{_NAME})*+) {_SPACE} \( {_SPACE} (\))?+", re.VERBOSE)
+_CALL = re.compile(rf"{_SPACE} ({_NAME}(?:\.{_NAME}){{0,{MOST_DOTS}}}+) {_SPACE} \( {_SPACE} (\))?+", re.VERBOSE)
 # An argument, an item or a key, each with the mark that ends it or with the bracket that opens its value.
 _ARGUMENT = re.compile(rf"{_SPACE} ({_NAME}) {_SPACE} = {_SPACE} (?: {_SCALAR} {_SPACE} [,)] | ([\[{{]) )", re.VERBOSE)
 _ITEM = re.compile(rf"{_SPACE} (?: ([\]}}]) | {_SCALAR} {_SPACE} [,:\]}}] | ([\[{{]) )", re.VERBOSE)

@@ -23,18 +23,22 @@ _VALUE_TYPES = {
     "tuple": (list, tuple),
     "dict": (dict,),
 }
+_CONTAINERS = ("array", "tuple", "dict")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tool:
-    """One function on offer, with BFCL's types: string, integer, float, boolean, array, tuple, dict, any."""
+    """One function on offer."""
 
     name: str
     """Dots are part of the name."""
     description: str
     properties: Mapping[str, Mapping[str, Any]]
-    """Parameter name -> its schema: `type`, and where known `description`, `items`, `properties`, `enum`, `default`."""
+    """Parameter name -> its schema: `type`, and where known `description`, `items`, `properties`, `enum`, `default`.
+    The types are BFCL's: string, integer, float, boolean, array, tuple, dict, any; or those of another language."""
     required: tuple[str, ...]
+    language: str = "python"
+    """That its types are named in, and calls to it are written in; see `languages` for the others."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -189,7 +193,7 @@ def accepted_from_calls(calls: Sequence[Call], tools: Sequence[Tool]) -> tuple[A
     Raises:
         SchemaError: a call to a tool that is not on offer, or with an argument that the tool does not declare.
     """
-    return tuple(_accepted_call(call, _tool_of(call.name, tools)) for call in calls)
+    return tuple([_accepted_call(call, _tool_of(call.name, tools)) for call in calls])
 
 
 def _tool_of(name: str, tools: Sequence[Tool]) -> Tool:
@@ -205,13 +209,17 @@ def _accepted_call(call: Call, tool: Tool) -> AcceptedCall:
         if name not in tool.properties:
             raise SchemaError(f"calls {tool.name} with {name!r}, which is not among its parameters.")
         schema = tool.properties[name]
-        is_default = _has_default(tool, name) and schema["default"] == value
-        may_be_left_out = is_default and isinstance(value, bool) == isinstance(schema["default"], bool)
-        accepted[name] = (_nest(value, schema), "") if may_be_left_out else (_nest(value, schema),)
+        nested = _nest(value, schema)
+        accepted[name] = (nested, "") if "default" in schema and _is_default(value, tool, name) else (nested,)
     for name, schema in tool.properties.items():
-        if name not in accepted and _has_default(tool, name):
+        if "default" in schema and name not in accepted and _has_default(tool, name):
             accepted[name] = ("", _nest(schema["default"], schema))
     return AcceptedCall(tool.name, accepted)
+
+
+def _is_default(value: Any, tool: Tool, name: str) -> bool:
+    default = tool.properties[name]["default"]
+    return _has_default(tool, name) and default == value and isinstance(value, bool) == isinstance(default, bool)
 
 
 def _has_default(tool: Tool, name: str) -> bool:
@@ -228,6 +236,8 @@ def _has_default(tool: Tool, name: str) -> bool:
 def _nest(value: Any, schema: Mapping[str, Any]) -> Any:
     """A value in accepted form: dicts that BFCL checks key by key hold lists of accepted values."""
     kind = schema.get("type")
+    if kind not in _CONTAINERS:
+        return value
     if kind == "tuple" and isinstance(value, tuple):
         value = list(value)
     if kind == "dict" and isinstance(value, Mapping):
@@ -243,7 +253,7 @@ def calls_from_accepted(accepted: Sequence[AcceptedCall], tools: Sequence[Tool])
     Raises:
         SchemaError: a call to a tool that is not on offer.
     """
-    return tuple(_first_call(call, _tool_of(call.name, tools)) for call in accepted)
+    return tuple([_first_call(call, _tool_of(call.name, tools)) for call in accepted])
 
 
 def _first_call(call: AcceptedCall, tool: Tool) -> Call:
@@ -259,6 +269,8 @@ def _first_call(call: AcceptedCall, tool: Tool) -> Call:
 
 def _unnest(value: Any, schema: Mapping[str, Any]) -> Any:
     kind = schema.get("type")
+    if kind not in _CONTAINERS:
+        return value
     if kind == "dict" and isinstance(value, Mapping):
         return {key: items[0] for key, items in value.items() if items and items[0] != ""}
     if kind in ("array", "tuple") and schema.get("items", {}).get("type") == "dict" and isinstance(value, list):

@@ -31,21 +31,22 @@ class Subset:
 def by_pass_rate(split: Split, data: Data) -> Subset:
     """The examples whose pass rate is in the range of the settings; all processes read the rates together.
 
+    What the model could not be asked, its prompt being too long, has no pass rate and is left out.
+
     Raises:
-        InputError: some have none, or none is in the range.
+        InputError: none has one, or none is in the range.
     """
     rates = [rate for _, rate in deal(split.numbers, range(len(split)))]
-    if missing := rates.count(None):
+    if rates.count(None) == len(rates):
         raise InputError(
-            f"{data.path}: data.pass_rate is set, but of {missing} of the {len(rates)} examples in {data.split} (first "
-            f"{split[rates.index(None)].id}) none is known; scripts/measure_difficulty.py measures them."
+            f"{data.path}: data.pass_rate is set, but no pass rate of the {len(rates)} examples in {data.split} is "
+            "known; scripts/measure_difficulty.py measures them."
         )
-    wanted = data.pass_rate
-    chosen = [place for place, rate in enumerate(rates) if wanted.at_least <= rate <= wanted.at_most]
+    least, most = data.pass_rate.at_least, data.pass_rate.at_most
+    chosen = [place for place, rate in enumerate(rates) if rate is not None and least <= rate <= most]
     if not chosen:
         raise InputError(
-            f"{data.path}: none of the {len(rates)} examples in {data.split} has a pass rate of {wanted.at_least} to "
-            f"{wanted.at_most}."
+            f"{data.path}: none of the {len(rates)} examples in {data.split} has a pass rate of {least} to {most}."
         )
     return Subset(split, chosen)
 

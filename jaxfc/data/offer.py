@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-import json
 import marshal
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,9 +14,10 @@ from jaxfc.data.repair import Findings, Unfit, identifiers, mend_schema
 MOST_REMEMBERED = 8192
 """Tools."""
 LONGEST_REMEMBERED = 4096
-"""Bytes of a tool's document; it takes about eight times as much when it is read."""
+"""Bytes of a tool's document; read, it takes several times as many."""
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+# Python does not write integers of more than 4,300 digits.
+_MOST_BITS = 4096
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,9 +25,9 @@ class ReadTool:
     """What a tool's document holds, whichever tools stand beside it."""
 
     is_plain: bool
-    """See `is_plain`; here 2 levels less, for the lists around it."""
-    fault: str = ""
-    """Why it is no tool; the rest is then empty."""
+    """See `is_plain`."""
+    fault: str
+    """Why the document is no tool; the rest is then empty."""
     name: str = ""
     """As found."""
     tool: Tool | None = None
@@ -37,52 +38,74 @@ class ReadTool:
     """Of the parameters' names."""
     schemas: Findings = dataclasses.field(default_factory=Findings)
     """Of the parameters' schemas."""
+    is_clean: bool = False
+    """There are no findings, and the tool's own name is kept as found."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Offer:
     """The tools of a row, found under the names that the row uses, without the white space around them."""
 
-    tools: dict[str, Tool]
-    """As kept: with identifiers for names."""
-    parameters: dict[str, Mapping[str, str]]
-    """Tool -> parameter as the row writes it -> parameter as kept."""
+    found: dict[str, ReadTool]
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        """As kept."""
+        return tuple([read.tool for read in self.found.values()])
 
     def renamed(self, call: Mapping[str, Any]) -> dict[str, Any]:
         """A call of the conversation so far, under the names as kept; other names and broken calls as they are."""
         name, arguments = call.get("name"), call.get("arguments")
-        if not isinstance(name, str) or name not in self.tools:
+        if not isinstance(name, str) or name not in self.found:
             return dict(call)
+        read = self.found[name]
         if isinstance(arguments, dict):
-            new = self.parameters[name]
-            arguments = {new.get(key, key): value for key, value in arguments.items()}
-        return {**call, "name": self.tools[name].name, "arguments": arguments}
+            arguments = {read.parameters.get(key, key): value for key, value in arguments.items()}
+        return {**call, "name": read.tool.name, "arguments": arguments}
 
 
 def is_plain(value: Any, deepest: int) -> bool:
-    """Whether a value is JSON without NaN, infinities and half surrogate pairs, and surely no deeper than `deepest`."""
+    """Whether a value surely is JSON without NaN, infinities and half surrogate pairs, at most `deepest` levels deep.
+
+    Of a value that is not made of Python's own types this says no.
+    """
+    kind = type(value)
+    if kind is str:
+        return value.isascii() or _is_unicode(value)
+    if kind is dict or kind is list:
+        if not deepest:
+            return False
+        for item in value:
+            # An item is a key where the value is a dict.
+            if not is_plain(item, deepest - 1) or (kind is dict and type(item) is not str):
+                return False
+        return kind is list or is_plain(list(value.values()), deepest)
+    if kind is int:
+        return value.bit_length() < _MOST_BITS
+    return value is None or kind is bool or (kind is float and math.isfinite(value))
+
+
+def _is_unicode(text: str) -> bool:
     try:
-        text = _ENCODER.encode(value)
         text.encode()
-    except (ValueError, RecursionError):
+    except UnicodeEncodeError:
         return False
-    # As many brackets are deep enough only if each stands in the one before.
-    return text.count("[") + text.count("{") <= deepest
+    return True
 
 
 def read_tools(documents: Sequence[Any], deepest: int) -> list[ReadTool]:
-    """Read each document of a row's offer.
+    """Read each document of an offer.
 
     Args:
         documents: JSON values.
-        deepest: of the levels that a row may have.
+        deepest: levels that each may have to be plain.
     """
-    return [_read(document, deepest - 2) for document in documents]
+    return [_read(document, deepest) for document in documents]
 
 
 def _read(document: Any, deepest: int) -> ReadTool:
     try:
-        # In this version, equal documents make equal bytes; the bytes tell 1, 1.0 and True apart.
+        # In this version equal documents make equal bytes, and the bytes tell 1, 1.0 and True apart.
         key = marshal.dumps(document, 2)
     except ValueError:
         return _read_document(document, deepest)
@@ -91,32 +114,32 @@ def _read(document: Any, deepest: int) -> ReadTool:
 
 @functools.lru_cache(maxsize=MOST_REMEMBERED)
 def _remembered(key: bytes, deepest: int) -> ReadTool:
-    # A copy: what is remembered must not change with a row that someone else holds too.
+    # Of a copy: what is remembered must not change with a row that someone else holds.
     return _read_document(marshal.loads(key), deepest)
+
+
+def forget_tools():
+    """Forget the tools that were read, as a new process has."""
+    _remembered.cache_clear()
 
 
 def _read_document(document: Any, deepest: int) -> ReadTool:
     plain = is_plain(document, deepest)
     names, schemas = Findings(), Findings()
     try:
-        tool = tool_from_json(mend_keys(document, schemas))
+        found = tool_from_json(mend_keys(document, schemas))
     except SchemaError as error:
-        return ReadTool(plain, fault=str(error))
-    parameters = identifiers(tool.properties, dotted=False, findings=names)
-    new = dataclasses.replace(
-        tool,
-        name=identifiers([tool.name], dotted=True, findings=Findings())[tool.name],
-        properties={parameters[key]: mend_schema(schema, schemas) for key, schema in tool.properties.items()},
-        required=tuple(parameters[key] for key in tool.required),
+        return ReadTool(plain, str(error))
+    parameters = identifiers(found.properties, dotted=False, findings=names)
+    tool = Tool(
+        identifiers([found.name], dotted=True, findings=Findings())[found.name],
+        found.description,
+        {parameters[key]: mend_schema(schema, schemas) for key, schema in found.properties.items()},
+        tuple([parameters[key] for key in found.required]),
     )
-    return ReadTool(
-        plain,
-        name=tool.name,
-        tool=new,
-        parameters={key.strip(): new_key for key, new_key in parameters.items()},
-        names=names,
-        schemas=schemas,
-    )
+    clean = names == schemas == Findings() and tool.name == found.name
+    new_names = {key.strip(): new for key, new in parameters.items()}
+    return ReadTool(plain, "", found.name, tool, new_names, names, schemas, clean)
 
 
 def make_offer(tools: Sequence[ReadTool], findings: Findings) -> Offer:
@@ -125,23 +148,21 @@ def make_offer(tools: Sequence[ReadTool], findings: Findings) -> Offer:
     Raises:
         Unfit: one is no tool, two share a name, or a name cannot be made an identifier.
     """
-    for tool in tools:
-        if tool.fault:
-            raise Unfit("schema: invalid", tool.fault)
-    names = [tool.name for tool in tools]
+    offer = Offer({read.name.strip(): read for read in tools})
+    if len(offer.found) == len(tools) and all(read.is_clean for read in tools):
+        return offer
+    for read in tools:
+        if read.fault:
+            raise Unfit("schema: invalid", read.fault)
+    names = [read.name for read in tools]
     if len(set(names)) < len(names):
         name = next(name for name in names if names.count(name) > 1)
         raise Unfit("tools: duplicate name", f"{names.count(name)} tools are named {name}")
-    if any(tool.name != tool.tool.name for tool in tools):
-        identifiers(names, dotted=True, findings=findings)
-    for tool in tools:
-        findings.add(tool.names)
+    identifiers(names, dotted=True, findings=findings)
+    for read in tools:
+        findings.add(read.names)
     if findings.faults:
         raise Unfit(*findings.faults[0])
-    for tool in tools:
-        findings.add(tool.schemas)
-    kept = {tool.name.strip(): tool for tool in tools}
-    return Offer(
-        {name: tool.tool for name, tool in kept.items()},
-        {name: tool.parameters for name, tool in kept.items()},
-    )
+    for read in tools:
+        findings.add(read.schemas)
+    return offer

@@ -1,5 +1,6 @@
 """Lossless repairs of data: values take the type that their schema declares, names become Python identifiers."""
 
+import collections
 import dataclasses
 import decimal
 import json
@@ -32,6 +33,7 @@ REPAIRS = {
 
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?", re.ASCII)
 _LONGEST_NUMBER = 40
+_PLAIN_TYPES = {"string": str, "integer": int, "float": float, "boolean": bool}
 _TYPES = {"string": str, "integer": int, "float": (int, float), "array": list, "tuple": list, "dict": dict}
 
 
@@ -74,6 +76,8 @@ def fit_value(value: Any, schema: Mapping[str, Any], path: str, findings: Findin
         findings: added to.
     """
     kind = schema.get("type", "any")
+    if type(value) is _PLAIN_TYPES.get(kind) and "enum" not in schema:
+        return value
     value = _cast(value, kind, findings)
     if not _has_type(value, kind):
         findings.faults.append(("call: wrong type", f"{path} is {_show(value)}, and its type is {kind}"))
@@ -191,8 +195,9 @@ def identifiers(names: Iterable[str], *, dotted: bool, findings: Findings) -> di
         findings: added to.
     """
     renamed = {name: _identifier(name, dotted) for name in names}
+    counts = collections.Counter(renamed.values())
     for name, new in renamed.items():
-        if not new or list(renamed.values()).count(new) > 1:
+        if not new or counts[new] > 1:
             findings.faults.append(("tools: name is no identifier", f"{name!r} cannot be written as a Python name"))
         elif new == name.strip() != name:
             findings.repair("name: stripped")
@@ -202,6 +207,8 @@ def identifiers(names: Iterable[str], *, dotted: bool, findings: Findings) -> di
 
 
 def _identifier(name: str, dotted: bool) -> str:
+    if name.isascii() and name.isidentifier() and not keyword.iskeyword(name):
+        return name
     # Python reads identifiers in their NFKC form: a name in another form would come back as a different one.
     name = unicodedata.normalize("NFKC", name.strip())
     parts = []

@@ -104,7 +104,7 @@ def validate(row: RawRow) -> Kept | Dropped:
         offer = _read_offer(row, findings)
         messages = _read_messages(row.messages, offer)
         calls = _read_calls(row.answers, offer, findings)
-        tools = tuple(offer.tools.values())
+        tools = offer.tools
         example = Example(
             id=row.id,
             messages=messages,
@@ -112,7 +112,7 @@ def validate(row: RawRow) -> Kept | Dropped:
             accepted=accepted_from_calls(calls, tools) if row.accepted is None else _read_accepted(row.accepted, offer),
             source=row.source,
             licence=row.licence,
-            kind=kind_of(len(offer.tools), len(calls)),
+            kind=kind_of(len(offer.found), len(calls)),
             thought=row.thought,
             text=row.text,
             weight=row.weight,
@@ -141,7 +141,8 @@ def _raise_first(findings: Findings) -> None:
 
 
 def _read_offer(row: RawRow, findings: Findings) -> Offer:
-    tools = read_tools(row.tools, DEEPEST) if isinstance(row.tools, list) else None
+    # Two levels are those of the row and of the list of tools.
+    tools = read_tools(row.tools, DEEPEST - 2) if isinstance(row.tools, list) else None
     rest = [row.id, row.messages, row.answers, row.thought, row.text]
     if tools is None or not all(tool.is_plain for tool in tools) or not is_plain(rest, DEEPEST):
         _check_plain(row)
@@ -190,7 +191,7 @@ def _message(message: Mapping[str, Any], offer: Offer) -> dict[str, Any]:
 def _read_calls(answers: Any, offer: Offer, findings: Findings) -> tuple[Call, ...]:
     if not isinstance(answers, list):
         raise Unfit("answer: not parseable", f"answers is {str(answers)[:60]!r}")
-    if answers and not offer.tools:
+    if answers and not offer.found:
         raise Unfit("call: no tools offered", f"{len(answers)} calls are expected")
     calls = [_read_call(answer, offer, findings) for answer in answers]
     _raise_first(findings)
@@ -206,12 +207,12 @@ def _read_call(answer: Any, offer: Offer, findings: Findings) -> Call | None:
     if not isinstance(name, str) or not isinstance(arguments, dict):
         findings.faults.append(("answer: not parseable", f"{str(answer)[:60]!r} is no call"))
         return None
-    if name not in offer.tools:
+    if name not in offer.found:
         name = _stripped(name, findings)
-    if name not in offer.tools:
-        findings.faults.append(("call: unknown tool", f"{name} is not among {', '.join(offer.tools)}"))
+    if name not in offer.found:
+        findings.faults.append(("call: unknown tool", f"{name} is not among {', '.join(offer.found)}"))
         return None
-    tool, new_names = offer.tools[name], offer.parameters[name]
+    tool, new_names = offer.found[name].tool, offer.found[name].parameters
     kept: dict[str, Any] = {}
     for key, value in arguments.items():
         if key not in new_names:
@@ -232,12 +233,12 @@ def _read_accepted(answer: Any, offer: Offer) -> tuple[AcceptedCall, ...]:
     """BFCL's answer, under the names as kept; its calls are those that were read."""
     accepted = []
     for call in accepted_from_bfcl(answer):
-        new_names = offer.parameters[call.name.strip()]
+        tool, new_names = offer.found[call.name.strip()].tool, offer.found[call.name.strip()].parameters
         unknown = [key for key in call.arguments if key not in new_names]
         if unknown:
             raise Unfit("call: undeclared argument", f"{call.name} has no parameter {unknown[0]!r}")
         arguments = {new_names[key]: values for key, values in call.arguments.items()}
-        accepted.append(AcceptedCall(offer.tools[call.name.strip()].name, arguments))
+        accepted.append(AcceptedCall(tool.name, arguments))
     return tuple(accepted)
 
 

@@ -193,8 +193,8 @@ def _hold_against(numbered, reasons, address):
     yield order, result
 
 
-@functools.cache
-def _evaluation(address: str) -> EvaluationRows:
+@functools.lru_cache(maxsize=1)
+def _evaluation(address: str) -> EvaluationRows | None:
     return object_of(address)
 
 

@@ -73,7 +73,9 @@ def settle(kept: Kept, fixed: Mapping[str, str], config: Prepare) -> Settled | D
     if placed is None:
         called = ", ".join(call.name for call in kept.example.accepted)
         return Dropped(kept.example.id, kept.example.source, SPLIT_MIXED, f"calls {called}", kept.where)
-    return Settled(dataclasses.replace(kept, example=placed.example), placed.split, placed.withdrawn)
+    if placed.example is not kept.example:
+        kept = dataclasses.replace(kept, example=placed.example)
+    return Settled(kept, placed.split, placed.withdrawn)
 
 
 def finished(kept: Kept) -> Kept:

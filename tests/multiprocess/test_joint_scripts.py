@@ -1,11 +1,16 @@
 """The scripts beside RL, on 1 and on 2 processes."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 from launch import ROOT, Ended, Processes
+
+from jaxfc.data.dataset import open_split
+from jaxfc.data.shards import write_dataset
+from jaxfc.data.tasks import generate
 
 SEED_MODEL = ROOT / "jaxfc" / "assets" / "seed"
 TASKS = {"tasks": {"count": 200}, "prompt_buckets": [144], "completion_length": 96}
@@ -77,3 +82,30 @@ def test_supervised_training_from_nothing_is_the_same(tmp_path):
     assert (tmp_path / "1/runs/run/start/model.safetensors").read_bytes() == (
         tmp_path / "2/runs/run/start/model.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.slow
+def test_pass_rates_are_the_same_and_go_on_after_a_kill(tmp_path):
+    examples = [generate(3, "train", index) for index in range(24)]
+    write_dataset(tmp_path / "set", {"train": examples}, {}, {})
+    arguments = ["--data", str(tmp_path / "set"), "--model", str(SEED_MODEL), "--output", "rated", "samples=4"]
+    limits = ["batch=4", "mesh.data=2", "prompt_buckets=[144]", "completion_length=48"]
+    on_one_and_two(tmp_path, "measure_difficulty.py", *arguments, *limits)
+    (tmp_path / "killed").mkdir()
+    command, partial = [str(ROOT / "scripts/measure_difficulty.py"), *arguments, *limits], "rated.partial.jsonl"
+    with Processes(command, 2, devices=2, folder=tmp_path / "killed") as processes:
+        while processes.is_running() and not (tmp_path / "killed" / partial).is_file():
+            time.sleep(0.05)
+        while processes.is_running() and (tmp_path / "killed" / partial).read_bytes().count(b"\n") < 9:
+            time.sleep(0.05)
+        assert processes.is_running(), "it ended before it could be killed"
+    with Processes(command, 1, devices=2, folder=tmp_path / "killed") as processes:
+        assert "24 of 24 measured" in processes.succeeded()[0].errors
+    names = sorted(path.name for path in (tmp_path / "1/rated").iterdir())
+    for other in ("2", "killed"):
+        assert [path.name for path in sorted((tmp_path / other).iterdir())] == ["rated"]
+        assert sorted(path.name for path in (tmp_path / other / "rated").iterdir()) == names
+        for name in names:
+            assert (tmp_path / other / "rated" / name).read_bytes() == (tmp_path / "1/rated" / name).read_bytes(), name
+    rates = {open_split(tmp_path / "1/rated", "train")[index].pass_rate for index in range(24)}
+    assert rates <= {0.0, 0.25, 0.5, 0.75, 1.0, None} and len(rates) > 2
