@@ -44,6 +44,8 @@ class Faults:
             await self.app(scope, receive, send)
             return
         body = await _read(receive)
+        if body is None:
+            return
         key = dict(scope["headers"]).get(b"authorization", b"").decode()
         with self._lock:
             asked = Asked(body, self.choose(len(self.asked), body), key=key)
@@ -96,10 +98,13 @@ BODIES = {
 }
 
 
-async def _read(receive) -> bytes:
+async def _read(receive) -> bytes | None:
+    """The body of a request; None when the client hung up before it was whole."""
     body, more = b"", True
     while more:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
         body, more = body + message.get("body", b""), message.get("more_body", False)
     return body
 
