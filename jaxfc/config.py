@@ -184,7 +184,7 @@ class Data:
     """Where examples come from, and the shapes that they are padded to."""
 
     path: str | None = None
-    """A folder made by scripts/prepare_data.py."""
+    """A folder made by scripts/prepare_data.py; an epoch shows each of its examples as often as its weight says."""
     split: str = "train"
     """Which split of that folder."""
     tasks: Tasks | None = None

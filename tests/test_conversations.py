@@ -2,9 +2,14 @@ import json
 import time
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from jaxfc.command import InputError
+from jaxfc.data.sources.forms import raw_rows
 from jaxfc.data.sources.notations import literal, read_reply
-from jaxfc.data.sources.offers import tools_in
+from jaxfc.data.sources.offers import read_offer, tools_in
+from jaxfc.data.sources.rows import Place
 from jaxfc.data.sources.source import read_rows
 from jaxfc.data.validate import Dropped, Kept, validate
 
@@ -269,12 +274,78 @@ def test_a_hostile_text_is_no_call_and_costs_no_time(text):
     assert time.process_time() - start < 1
 
 
+WORDS = "role from value content tool_calls function function_call name arguments parameters user assistant gpt human"
+WORDS += (
+    " system tool weight properties type get_time [] [f( <tools>[{}]</tools> <tool_call>{ [get_time(city='x')] \ud800"
+)
+WORDS = st.sampled_from([*WORDS.split(), "USER: q\n\nASSISTANT: <functioncall> {}"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | WORDS | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=20,
+)
+KEYS = (
+    "messages tools functions conversations chat system question function query answers ground_truth id source licence"
+)
+
+
+# The checker of signatures draws random numbers while an example is built.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module")
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@given(st.dictionaries(st.sampled_from(KEYS.split()), VALUES, min_size=1, max_size=6))
+def test_any_row_is_read_or_refused_and_then_kept_or_dropped(row):
+    try:
+        rows = list(raw_rows(row, Place("/x/rows.jsonl", 1)))
+    except InputError as error:
+        assert str(error).startswith("/x/rows.jsonl:1: ")
+        return
+    assert rows and all(isinstance(validate(raw), Kept | Dropped) for raw in rows)
+
+
 def test_a_literal_is_json_or_pythons_and_never_code():
     assert literal('{"a": [1, null]}') == literal("{'a': [1, None]}") == literal("{'a': [1, null]}") == {"a": [1, None]}
     assert literal("f(x)") is literal("1, y=2") is literal("{") is literal("__import__('os')") is None
 
 
 def test_a_prompt_without_tools_is_itself():
-    assert tools_in("You are brief.") == "You are brief."
-    assert tools_in("Functions: []") == [] == tools_in("<tools>[]</tools>")
-    assert tools_in("<tools>{broken</tools>") == "<tools>{broken</tools>"
+    for text in ("You are brief.", "<tools>{broken</tools>", 'Reply in JSON: {"a": 1}'):
+        assert tools_in(text)[0] == text and read_offer(None, text) == (text, text)
+    assert tools_in("Functions: []")[0] == [] == tools_in("<tools>[]</tools>")[0]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "kept"),
+    [
+        ("Tools: [TOOL]. Today is Monday, 2031-05-05. Be brief.", "Today is Monday, 2031-05-05"),
+        (
+            "The current date and time: 5 May 2031, 10.30\nTools:\n<tools>TOOL</tools>",
+            "The current date and time: 5 May 2031, 10.30",
+        ),
+        ("Answer the questions of today. [TOOL] Call 1 tool.", ""),
+        ("[TOOL]", ""),
+    ],
+)
+def test_of_a_prompt_with_tools_stays_what_day_it_is(prompt, kept):
+    tool = {"name": "f", "description": "The weather of today, in 24 hours."}
+    assert read_offer(None, prompt.replace("TOOL", json.dumps(tool))) == ([tool], kept)
+
+
+@pytest.mark.parametrize(
+    "part", ["<tools>", "</tools><tools>", "<think>", "today ", "\n", "[ ", "a ", "<tool_call>", "USER:", "{"]
+)
+def test_a_hostile_prompt_or_chat_costs_no_time(tmp_path, part):
+    text, start = part * (200_000 // len(part)), time.process_time()
+    rows = [
+        {
+            "conversations": [
+                {"from": "system", "value": text},
+                {"from": "human", "value": text},
+                {"from": "gpt", "value": text},
+            ]
+        },
+        {"system": text, "chat": text},
+        {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": text, "tool_calls": [{}]}]},
+    ]
+    for row in rows:
+        list(raw_rows(row, Place("x", 1)))
+    assert time.process_time() - start < 2

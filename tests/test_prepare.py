@@ -39,6 +39,19 @@ def run(*arguments, **kwargs):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **kwargs)
 
 
+def test_a_folder_beside_a_file_and_the_weights_of_both_are_in_the_dataset(tmp_path):
+    (tmp_path / "rows").mkdir()
+    row = {"id": "r", "query": "q", "tools": [{"name": "f", "description": "", "parameters": {}}], "answers": []}
+    (tmp_path / "rows" / "train.jsonl").write_text(json.dumps(row))
+    sources = Source(path=str(REAL_ROWS), weight=2.0), Source(path=str(tmp_path / "rows"), name="mine", weight=0.5)
+    prepare(Prepare(sources=sources, held_out=0.0), tmp_path / "set")
+    split = open_split(tmp_path / "set", "train")
+    weights = {split[at].source == "mine": split.numbers(at) for at in range(len(split))}
+    assert weights == {True: (0.5, None), False: (2.0, None)}
+    _, folder = read_manifest(tmp_path / "set")["inputs"]
+    assert folder["folder"] == "rows" and list(folder["files"]) == ["train.jsonl"]
+
+
 def assert_adds_up(report):
     sources = report["sources"].values()
     for counts in sources:
@@ -211,7 +224,8 @@ def test_the_manifest_names_each_file_of_a_source(tmp_path):
     write(folder / "a.jsonl", row())
     write(folder / "b.jsonl", row(query="x"))
     prepare(settings(folder), tmp_path / "set")
-    assert [each["file"] for each in read_manifest(tmp_path / "set")["inputs"]] == ["rows/a.jsonl", "rows/b.jsonl"]
+    (source,) = read_manifest(tmp_path / "set")["inputs"]
+    assert source["folder"] == "rows" and sorted(source["files"]) == ["a.jsonl", "b.jsonl"]
     assert read_manifest(tmp_path / "set")["config"]["sources"][0]["path"] == "rows"
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from jaxfc.data.sources.notations import literal, read_reply
+from jaxfc.data.sources.notations import literal, read_reply, split_thought, tagged
 from jaxfc.data.sources.offers import names_of, read_offer
 from jaxfc.data.sources.rows import Place, RawRow, licence_of, parsed, row_id
 
@@ -21,9 +21,7 @@ _ROLES = {
     "observation": "tool",
 }
 _CALLS_ONLY = ("function_call", "tool_call")
-_RESPONSE = re.compile(r"<tool_response>(.*?)(?:</tool_response>|\Z)", re.DOTALL)
-_THOUGHT = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
-_GLAIVE_TURN = re.compile(r"(?:\A|\n)\s*(USER|ASSISTANT|FUNCTION RESPONSE):")
+_GLAIVE_TURN = re.compile(r"(?:\A|\n)[ \t]*(USER|ASSISTANT|FUNCTION RESPONSE):")
 _GLAIVE_ROLES = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
 
 
@@ -68,10 +66,11 @@ def read_chat(row: dict[str, Any], place: Place) -> Iterator[RawRow]:
     # Without any it says so in words.
     tools, prompt = read_offer(None, system) if "{" in system else ([], "")
     found = list(_GLAIVE_TURN.finditer(chat))
-    ends = [*(turn.start() for turn in found[1:]), len(chat)]
-    texts = [chat[turn.end() : end].replace("<|endoftext|>", "").strip() for turn, end in zip(found, ends, strict=True)]
-    roles, names = [_GLAIVE_ROLES[turn[1]] for turn in found], names_of(tools)
-    turns = [_turn_of_text(role, text, names) for role, text in zip(roles, texts, strict=True)]
+    bounds = [(turn.start(), turn.end()) for turn in found] + [(len(chat), len(chat))]
+    names, turns = names_of(tools), []
+    for turn, (_, start), (end, _) in zip(found, bounds, bounds[1:], strict=False):
+        text = chat[start:end].replace("<|endoftext|>", "").strip()
+        turns.append(_turn_of_text(_GLAIVE_ROLES[turn[1]], text, names))
     return _rows(prompt, turns, tools, row, place)
 
 
@@ -112,7 +111,7 @@ def _turn_of_text(role: Any, text: Any, names: list[str]) -> Turn:
         return Turn(kind, "", text if calls is None else calls if isinstance(calls, list) else [calls])
     if kind == "assistant":
         return Turn(kind, *read_reply(text, names))
-    if kind == "tool" and (responses := _RESPONSE.findall(text)):
+    if kind == "tool" and (responses := tagged(text, "tool_response")[0]):
         return Turn(kind, "\n".join(response.strip() for response in responses), [])
     return Turn(kind, text, [])
 
@@ -126,8 +125,8 @@ def _turn_of_message(message: Any, names: list[str]) -> Turn:
     if role != "assistant" or not calls:
         turn = _turn_of_text(role, content, names)
     else:
-        calls = [_call(call) for call in calls] if isinstance(calls, list) else calls
-        turn = Turn(role, _THOUGHT.sub("", content) if isinstance(content, str) else content, calls)
+        thought, content = split_thought(content) if isinstance(content, str) else ("", content)
+        turn = Turn(role, content, [_call(call) for call in calls] if isinstance(calls, list) else calls, thought)
     thought = message.get("reasoning_content")
     thought = thought if isinstance(thought, str) and thought else turn.thought
     # A weight of 0 marks a turn of the assistant's that is shown and not learned.

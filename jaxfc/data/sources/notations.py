@@ -8,13 +8,11 @@ from typing import Any, NamedTuple
 from jaxfc.calls.parse import ParseError, Syntax, parse_calls
 from jaxfc.data.sources.rows import parsed
 
-_THOUGHT = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
-_TAGGED_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 _GLAIVE_CALL = re.compile(r"<functioncall>(.*?)(?:</functioncall>|<\|endoftext\|>|\Z)", re.DOTALL)
 # Glaive writes a call's arguments as JSON between apostrophes, which makes the whole no JSON.
 _QUOTED_ARGUMENTS = re.compile(r"""\{\s*"name":\s*("[^"]*"),\s*"arguments":\s*'(.*)'\s*\}""", re.DOTALL)
 _CALL_LIST = re.compile(r"""\s*\[\s*[^\s\[\](){}"'][^\[\]{}"']*?\(""")
-_ARGUMENT = re.compile(r"""\s*([^=()\[\]{},'"]+?)\s*=(?!=)""")
+_ARGUMENT = re.compile(r"""([^=()\[\]{},'"]+)=(?!=)""")
 _PIECE = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|(?P<open>[(\[{])|(?P<close>[)\]}])|\w+|.""", re.DOTALL)
 _SPACE = re.compile(r"\s*")
 _CONSTANTS = {"true": "True", "false": "False", "null": "None"}
@@ -40,19 +38,39 @@ def read_reply(text: str, names: Iterable[str]) -> Reply:
         text: of the turn.
         names: of the tools on offer.
     """
-    thought = _THOUGHT.match(text)
-    rest = text[thought.end() :] if thought else text
-    for pattern in (_TAGGED_CALL, _GLAIVE_CALL):
-        if found := pattern.findall(rest):
-            calls = [_json_calls(body.strip()) for body in found]
-            content = pattern.sub("", rest).strip()
-            break
+    thought, rest = split_thought(text)
+    bodies, content = tagged(rest, "tool_call")
+    if not bodies:
+        bodies, content = _GLAIVE_CALL.findall(rest), _GLAIVE_CALL.sub("", rest)
+    if bodies:
+        calls = [_json_calls(body.strip()) for body in bodies]
+    elif _CALL_LIST.match(rest):
+        calls, content = [_listed_calls(rest.strip(), names)], ""
     else:
-        calls = [_listed_calls(rest.strip(), names)] if _CALL_LIST.match(rest) else []
-        content = "" if calls else rest.strip()
+        calls = []
     readable = all(isinstance(part, list) for part in calls)
-    every = [call for part in calls for call in part] if readable else rest.strip()
-    return Reply(content, every, thought[1].strip() if thought else "")
+    return Reply(content.strip(), [call for part in calls for call in part] if readable else rest.strip(), thought)
+
+
+def split_thought(text: str) -> tuple[str, str]:
+    """The chain of thought that a text begins with, and what follows it; nothing follows one that is not closed."""
+    begun = text.lstrip()
+    if not begun.startswith("<think>"):
+        return "", text
+    thought, _, rest = begun.removeprefix("<think>").partition("</think>")
+    return thought.strip(), rest
+
+
+def tagged(text: str, tag: str) -> tuple[list[str], str]:
+    """What stands in `<tag>...</tag>`, the last of which may lack its end; and the text without it."""
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    inside, outside, position = [], [], 0
+    while (start := text.find(opening, position)) >= 0:
+        end = text.find(closing, start)
+        outside.append(text[position:start])
+        inside.append(text[start + len(opening) : end if end >= 0 else len(text)])
+        position = end + len(closing) if end >= 0 else len(text)
+    return inside, "".join([*outside, text[position:]])
 
 
 def _json_calls(text: str) -> list[Any] | None:
@@ -152,7 +170,7 @@ def _split_arguments(text: str, position: int) -> tuple[list[tuple[str, str]], i
         if key is None:
             raise ParseError("parse: positional argument", "a value without a name")
         end = _end_of_value(text, key.end())
-        arguments.append((key[1], _with_python_constants(text[key.end() : end].strip())))
+        arguments.append((key[1].strip(), _with_python_constants(text[key.end() : end].strip())))
         position = _past_space(text, end + (text[end] == ","))
     return arguments, position + 1
 
