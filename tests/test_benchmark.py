@@ -10,25 +10,32 @@ import pytest
 
 from jaxfc.algorithm import Algorithm
 from jaxfc.benchmarks import measure, workload
+from jaxfc.benchmarks.answers import make_answers
+from jaxfc.benchmarks.checker import benchmark_checker, judge_all
 from jaxfc.benchmarks.host import benchmark_calls, benchmark_loader
 from jaxfc.benchmarks.limits import decode_bytes, matmul_flops, measure_limits
 from jaxfc.benchmarks.logprobs import benchmark_logprobs
 from jaxfc.benchmarks.loop import benchmark_loop
 from jaxfc.benchmarks.measure import WARM_UPS, Lap, alternate, figures, ratios, rise
 from jaxfc.benchmarks.peers import NO_TRAINING, open_peers
+from jaxfc.benchmarks.preparation import benchmark_validate
 from jaxfc.benchmarks.rollout import benchmark_rollout, our_contestants
 from jaxfc.benchmarks.settings import (
     CallsBenchmark,
+    CheckerBenchmark,
     LoaderBenchmark,
     LogprobsBenchmark,
     LoopBenchmark,
     RolloutBenchmark,
     Shape,
     TrainStepBenchmark,
+    ValidateBenchmark,
     check_peers,
 )
 from jaxfc.benchmarks.table import table
 from jaxfc.benchmarks.training import benchmark_train_step
+from jaxfc.bfcl.categories import LIVE_AST, NON_LIVE_AST
+from jaxfc.bfcl.files import read_bfcl
 from jaxfc.command import InputError
 from jaxfc.config import Data, Draft, Mesh, Rollout, Tasks
 from jaxfc.decoding import Until, begin_rollouts, make_steps
@@ -112,6 +119,11 @@ def test_memory_that_is_held_and_freed_within_a_run_counts_as_its_rise():
     again, _ = rise(hold)
     assert 235 * 2**20 < up < 300 * 2**20 and 235 * 2**20 < again < 300 * 2**20
     assert before > 10**7
+
+
+def test_a_contestant_in_another_process_measures_itself():
+    laps = alternate({"a": lambda n: Lap(n, n / 2)}, runs=1)
+    assert laps == {"a": [Lap(0, 0), Lap(1, 0.5), Lap(2, 1)]}
 
 
 # FLOPs and bytes
@@ -321,6 +333,99 @@ def test_loader_reads_prepared_shards():
     ours = result["results"]["jaxfc"]
     assert ours["prompts"] == 12
     assert 12 * 20 < ours["tokens"] < 12 * 1024
+
+
+def test_validate_measures_tools_known_and_not():
+    path = Path(__file__).parents[1] / "jaxfc" / "assets" / "real_rows.jsonl"
+    result = benchmark_validate(ValidateBenchmark(rows=str(path), runs=1))
+    check_report(result, "validate", ["tools remembered", "tools forgotten", "reading"])
+    ours = result["results"]["tools remembered"]
+    assert ours["rows"] == len(path.read_text().splitlines()) > result["dropped"] > 0
+    assert ours["rows_per_cpu_s"] == pytest.approx(ours["rows"] / ours["cpu_s"]["median"])
+
+
+@pytest.fixture(scope="module")
+def bfcl(tmp_path_factory):
+    """A folder with one question in each of BFCL's categories."""
+    folder = tmp_path_factory.mktemp("bfcl")
+    (folder / "possible_answer").mkdir()
+    parameters = {"type": "dict", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
+    weather = {"name": "weather", "description": "", "parameters": parameters | {"required": ["city"]}}
+    answer = {"weather": {"city": ["Rome", "Roma"], "days": [3, ""]}}
+    for category in (*NON_LIVE_AST, *LIVE_AST):
+        turns = [[{"role": "user", "content": "Will it rain in Rome?"}]]
+        row = {"id": f"{category}_0", "question": turns, "function": [weather]}
+        found = {"id": f"{category}_0", "ground_truth": [answer] * (1 + ("parallel" in category))}
+        (folder / f"BFCL_v4_{category}.json").write_text(json.dumps(row))
+        (folder / "possible_answer" / f"BFCL_v4_{category}.json").write_text(json.dumps(found))
+    return str(folder)
+
+
+def test_checker_judges_answers_of_every_category_right_and_wrong_ones(bfcl):
+    result = benchmark_checker(CheckerBenchmark(bfcl=bfcl, rows=400, runs=1))
+    check_report(result, "checker", ["jaxfc"])
+    assert result["results"]["jaxfc"]["rows"] == 400 and 0.3 < result["right"] < 0.8
+    answers = make_answers(read_bfcl(Path(bfcl), (*NON_LIVE_AST, *LIVE_AST)), 400, seed=0)
+    assert {answer.example.kind for answer in answers} == {*NON_LIVE_AST, *LIVE_AST}
+    assert answers == make_answers(read_bfcl(Path(bfcl), (*NON_LIVE_AST, *LIVE_AST)), 400, seed=0)
+    assert sum(judge_all(answers)) / 400 == result["right"]
+
+
+FAKE_CHECKER = {
+    "__init__": "",
+    "constants/__init__": "",
+    "constants/enums": "from enum import Enum\nclass Language(Enum): PYTHON = 1\nclass ReturnFormat(Enum): PYTHON = 1",
+    "model_handler/__init__": "",
+    "model_handler/utils": "def default_decode_ast_prompting(text, language): print('noise'); return text",
+    "eval_checker/__init__": "",
+    "eval_checker/ast_eval/__init__": "",
+    "eval_checker/ast_eval/ast_checker": """
+from bfcl_eval.constants.model_config import MODEL_CONFIG_MAPPING
+from jaxfc.benchmarks.checker import judge_all
+from jaxfc.benchmarks.answers import Answer
+from jaxfc.calls.schema import accepted_from_bfcl, tool_from_json
+from jaxfc.data.example import Example
+def ast_checker(functions, text, answer, language, category, model):
+    assert not MODEL_CONFIG_MAPPING[model].underscore_to_dot
+    example = Example("", (), tuple(map(tool_from_json, functions)), accepted_from_bfcl(answer))
+    return {"valid": judge_all([Answer(example, text)])[0] WRONG}""",
+    "utils": "def is_function_calling_format_output(calls): return True",
+}
+
+
+@pytest.fixture
+def fake_checker(tmp_path, monkeypatch):
+    """A package that stands in for bfcl-eval, and judges as we do, or as the `wrong` part of an expression says."""
+
+    def make(wrong: str):
+        for name, text in FAKE_CHECKER.items():
+            path = tmp_path / "bfcl_eval" / f"{name}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text.replace("WRONG", wrong))
+        (tmp_path / "bfcl_eval-1.0.dist-info").mkdir()
+        (tmp_path / "bfcl_eval-1.0.dist-info" / "METADATA").write_text("Name: bfcl-eval\nVersion: 1.0\n")
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[1]}")
+
+    return make
+
+
+def test_the_peer_of_checker_is_timed_in_its_own_process_on_the_same_rows(bfcl, fake_checker):
+    fake_checker("")
+    result = benchmark_checker(CheckerBenchmark(bfcl=bfcl, rows=60, runs=1), ["bfcl-eval"])
+    check_report(result, "checker", ["jaxfc", "bfcl-eval"])
+    assert result["results"]["bfcl-eval"]["options"]["bfcl-eval"] == "1.0"
+
+
+def test_a_peer_that_finds_another_verdict_ends_the_comparison(bfcl, fake_checker):
+    fake_checker("or text.startswith('Sure')")
+    with pytest.raises(RuntimeError, match=r"of 200 verdicts \d+ differ: 'Sure, "):
+        benchmark_checker(CheckerBenchmark(bfcl=bfcl, rows=200, runs=1), ["bfcl-eval"])
+
+
+@pytest.mark.parametrize("python", ["/nowhere/python", "/bin/false"])
+def test_an_interpreter_without_the_peer_is_named(bfcl, python):
+    with pytest.raises(InputError, match=f"peer_python: (with )?{python}"):
+        benchmark_checker(CheckerBenchmark(bfcl=bfcl, rows=8, runs=1, peer_python=python), ["bfcl-eval"])
 
 
 # Peers

@@ -2,12 +2,13 @@ import ast
 import threading
 import time
 import warnings
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxfc.calls.parse import ParseError, Syntax, find_calls, parse_calls
+from jaxfc.calls.parse import ParseError, Syntax, attempts_calls, find_calls, parse_calls
 from jaxfc.calls.schema import Call
 
 
@@ -326,6 +327,26 @@ def test_nothing_is_executed(tmp_path):
 )
 def test_calls_are_found_within_text(text, found):
     assert find_calls(text) == found
+
+
+@pytest.mark.parametrize("text", ["a [f(x=[g(y=[h(z=", "a [f(" + "(" * 300 + ")" * 300 + ")]", "a " + "[f(x=" * 9000])
+def test_lists_that_nothing_would_close_are_not_parsed(text):
+    with mock.patch("jaxfc.calls.parse.parse_calls", wraps=parse_calls) as parse:
+        assert find_calls(text) == []
+    assert {call.args[0] for call in parse.call_args_list} == {text, ""}
+
+
+def test_a_text_is_not_parsed_again_as_the_list_that_it_is():
+    with mock.patch("jaxfc.calls.parse.parse_calls", wraps=parse_calls) as parse:
+        assert find_calls("[f(x=lambda: 1)]") == []
+    assert parse.call_count == 1
+
+
+def test_text_that_names_no_tool_is_prose_without_a_pattern_of_all_names():
+    names = [f"tool_{number}" for number in range(1000)]
+    with mock.patch("re.compile", side_effect=AssertionError), mock.patch("re.search", side_effect=AssertionError):
+        assert not attempts_calls("It rains in Rome.", names)
+    assert attempts_calls("I call tool_7() then.", names) and not attempts_calls("I call tool_7 then.", names)
 
 
 def test_the_depth_limit_of_bfcl_syntax_is_pythons_own():

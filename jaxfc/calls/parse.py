@@ -175,13 +175,15 @@ def attempts_calls(text: str, names: Iterable[str]) -> bool:
 def _end_of_list(text: str, start: int) -> int:
     """Where the list that begins at `start` is closed.
 
-    The end of the text when that would close it, for one bracket the lenient syntax adds; `start` when it would not.
+    The end of the text where the one bracket that the lenient syntax adds would close it; `start` where nothing would.
     """
     depth = 0
     for token in _TOKENS.finditer(text, start):
         depth += 1 if token.lastgroup == "open" else -1 if token.lastgroup == "close" else 0
         if depth == 0:
             return token.end()
+        if depth > Syntax.BFCL.max_depth:
+            return start
     return len(text) if depth == 1 else start
 
 

@@ -195,6 +195,8 @@ def identifiers(names: Iterable[str], *, dotted: bool, findings: Findings) -> di
         findings: added to.
     """
     renamed = {name: _identifier(name, dotted) for name in names}
+    if "" not in renamed and list(renamed) == list(renamed.values()):
+        return renamed
     counts = collections.Counter(renamed.values())
     for name, new in renamed.items():
         if not new or counts[new] > 1:
