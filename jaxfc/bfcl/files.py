@@ -35,10 +35,10 @@ def read_bfcl(folder: Path, categories: Sequence[str] = CATEGORIES) -> list[Exam
 
 
 def _read_category(folder: Path, category: str) -> list[Example]:
-    questions = list(rows_of(_find_file(folder, category)))
+    questions = list(rows_of(find_file(folder, category)))
     if category in IRRELEVANCE + RELEVANCE:
         return [_example(where, row, category, accepted_without_answer(category)) for where, row in questions]
-    answer_file = _find_file(folder / "possible_answer", category)
+    answer_file = find_file(folder / "possible_answer", category)
     answers = list(rows_of(answer_file))
     if len(answers) != len(questions):
         raise InputError(f"{answer_file}: {len(answers)} answers to the {len(questions)} questions of {category}.")
@@ -59,7 +59,8 @@ def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}:{line}", row
 
 
-def _find_file(folder: Path, category: str) -> Path:
+def find_file(folder: Path, category: str) -> Path:
+    """The file of a category, plain or gzip; InputError where there is none."""
     names = (f"BFCL_v4_{category}.json", f"BFCL_v4_{category}.json.gz")
     for name in names:
         if (folder / name).is_file():
