@@ -129,9 +129,11 @@ class Backend:
             ) from failure
 
     def _environment(self) -> dict[str, str]:
-        """Without the folders that are there for our own interpreter, where it is another one."""
+        """Without the folders that are there for this interpreter, where it is another one."""
         ours = self._python == sys.executable
-        return {key: value for key, value in os.environ.items() if ours or key != "PYTHONPATH"}
+        kept = {key: value for key, value in os.environ.items() if ours or key != "PYTHONPATH"}
+        # Texts that list a set are then the same in every process.
+        return kept | {"PYTHONHASHSEED": "0"}
 
     def _line(self, seconds: float) -> bytes:
         """The next line that the process writes, within so many seconds."""
@@ -178,6 +180,10 @@ class Session:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Let the process forget the objects."""
         if self._life == self._backend.lives:
             self._ask("close")
 

@@ -24,15 +24,12 @@ Transcript = Sequence[Sequence[str]]
 """Of each turn, the answers of its steps."""
 
 
-def steps_of(answers: Sequence[str]) -> list[list[str]]:
-    """The calls of each answer of a turn that makes some, as source; an answer that is no list of calls makes none."""
-    steps = []
-    for answer in answers:
-        try:
-            steps.append(executable_calls(answer))
-        except ParseError:
-            continue
-    return [calls for calls in steps if calls]
+def calls_of(answer: str) -> list[str]:
+    """The calls that an answer makes, as source; none where it is no list of calls, as prose is not."""
+    try:
+        return executable_calls(answer)
+    except ParseError:
+        return []
 
 
 def judge_conversation(conversation: Conversation, transcript: Transcript, backend: Backend) -> Verdict:
@@ -57,7 +54,8 @@ def judge_conversation(conversation: Conversation, transcript: Transcript, backe
         return Verdict(False, FORCE_TERMINATED, f"{len(transcript)} of {expected} turns")
     try:
         with backend.open(conversation.scene) as session:
-            return _judge_turns(conversation, [steps_of(answers) for answers in transcript], session)
+            turns = [[calls_of(answer) for answer in answers] for answers in transcript]
+            return _judge_turns(conversation, turns, session)
     except EnvironmentFailure as failure:
         return Verdict(False, f"environment: {failure.reason}", failure.detail)
 
@@ -65,11 +63,12 @@ def judge_conversation(conversation: Conversation, transcript: Transcript, backe
 def _judge_turns(conversation: Conversation, turns: Sequence[Sequence[Sequence[str]]], session: Session) -> Verdict:
     so_far = collections.Counter()
     for number, (steps, reference) in enumerate(zip(turns, conversation.reference, strict=True)):
-        so_far.update(session.run("model", [call for calls in steps for call in calls]))
+        calls = [call for step in steps for call in step]
+        so_far.update(session.run("model", calls))
         wanted = collections.Counter(session.run("reference", reference))
         if not reference:
             continue
-        if not steps:
+        if not calls:
             return Verdict(False, EMPTY_TURN, f"turn {number}: no calls")
         if differences := session.differences():
             return Verdict(False, STATE_MISMATCH, f"turn {number}: {', '.join(differences)}")

@@ -1,4 +1,7 @@
-"""bfcl-eval's own verdicts on transcripts. Run in its environment: JSON lines {category, id, result} -> verdicts."""
+"""bfcl-eval's own verdicts on transcripts, and its results of their calls.
+
+Run in its environment: JSON lines {category, id, result} -> {reason, results}, in the same order.
+"""
 
 import contextlib
 import copy
@@ -35,6 +38,20 @@ def verdict(number, entry, reference, result):
     return "ok" if found["valid"] else found["error_type"]
 
 
+def results(number, entry, result):
+    """The texts that all calls of the transcript give back, as generation runs them."""
+    calls = [call for answers in result for step in decoded(answers) for call in step]
+    texts, _ = multi_turn_utils.execute_multi_turn_func_call(
+        calls,
+        entry["initial_config"],
+        entry["involved_classes"],
+        f"model{number}",
+        entry["id"],
+        long_context="long_context" in entry["id"],
+    )
+    return [text.replace(f"model{number}_{entry['id']}", "model") for text in texts]
+
+
 def main():
     entries, references = {}, {}
     answers = sys.stdout
@@ -50,10 +67,11 @@ def main():
             reason = verdict(number, entry, references[category][row["id"]], row["result"])
         except Exception as error:
             reason = f"exception: {type(error).__name__}: {error}"
+        given_back = results(number, entry, row["result"])
         # The package keeps the objects of every model and entry.
         for name in [name for name in vars(multi_turn_utils) if name.endswith("_instance")]:
             del vars(multi_turn_utils)[name]
-        answers.write(json.dumps({"reason": reason}) + "\n")
+        answers.write(json.dumps({"reason": reason, "results": given_back}) + "\n")
 
 
 main()
