@@ -8,6 +8,28 @@ from jaxfc.bfcl.multi_turn import Conversation
 
 Turns = list[list[str]]
 DONE = "That is all."
+_JUNK = (
+    "",
+    "[]",
+    "I cannot.",
+    "f(",
+    "```python\n[ls()]\n```",
+    "[1]",
+    "()",
+    "[ls]",
+    "[[ls()]]",
+    "f()()",
+    "kill()",
+    "x.run(a=1)",
+    "ls(**{'a': 1})",
+    "[ls(), mean(numbers=[])]",
+    "sort(file_name=pwd())",
+    "echo(content=pwd(), x={})",
+    "echo(content='do ls() or pwd (now)', file_name='notes (1).txt')",
+    "post_tweet(content='see pwd() (now)')",
+    "nothing(a={'b': {'c': 1}})",
+    "touch(file_name={'x': 1, \"y'\": 2})",
+)
 
 
 def keyword_calls(conversation: Conversation, sources: Sequence[str]) -> list[str]:
@@ -20,7 +42,7 @@ def keyword_calls(conversation: Conversation, sources: Sequence[str]) -> list[st
             written.append(source)
             continue
         names = list(docs[call.func.id]["parameters"]["properties"])
-        keywords = [ast.keyword(name, value) for name, value in zip(names, call.args)]
+        keywords = [ast.keyword(name, value) for name, value in zip(names, call.args, strict=False)]
         written.append(ast.unparse(ast.Call(call.func, [], [*keywords, *call.keywords])))
     return written
 
@@ -67,7 +89,7 @@ def _change_argument(_, turns, rng):
         keyword = rng.choice(call.keywords)
         value = ast.literal_eval(keyword.value)
         others = {str: f"{value}x", bool: not value, int: 7, float: 7.5, list: [], dict: {"a": 1}, tuple: ()}
-        other = rng.choice([others.get(type(value), None), None, "", 0, "other (text)", {"a": {"b": 1}}, {}, [1, {}]])
+        other = rng.choice([others.get(type(value)), None, "", 0, "other (text)", {"a": {"b": 1}}, {}, [1, {}]])
         keyword.value = ast.parse(repr(other), mode="eval").body
     turns[turn][number] = ast.unparse(call)
     return _answers(turns)
@@ -128,12 +150,7 @@ def _wrong_name(_, turns, rng):
 
 def _junk(_, turns, rng):
     answers = _answers(turns)
-    junk = rng.choice(
-        ["", "[]", "I cannot.", "f(", "```python\n[ls()]\n```", "[1]", "()", "[ls]", "kill()", "x.run(a=1)", "[[ls()]]"]
-        + ["sort(file_name=pwd())", "echo(content=pwd(), x={})", "f()()", "ls(**{'a': 1})", "[ls(), mean(numbers=[])]"]
-        + ["echo(content='do ls() or pwd (now)', file_name='notes (1).txt')", "nothing(a={'b': {'c': 1}})"]
-    )
-    answers[rng.randrange(len(answers))].insert(rng.randint(0, 1), junk)
+    answers[rng.randrange(len(answers))].insert(rng.randint(0, 1), rng.choice(_JUNK))
     return answers
 
 

@@ -29,7 +29,7 @@ BFCL_CLASSES = {
 }
 """BFCL's simulated APIs, where the package bfcl-eval has them: name -> `module:class`."""
 
-_START_SECONDS = 60
+_START_SECONDS = 60.0
 _READ = 2**16
 
 
@@ -74,9 +74,9 @@ class Backend:
             InputError: there is no such interpreter, or the classes are not installed there.
         """
         self._python, self._deadline, self._opened = python, deadline, 0
-        self._first = {"classes": dict(classes), "path": [os.path.abspath(folder) for folder in path]}
-        self.lives = 0
-        """How often the process has been started."""
+        self._first = {"classes": dict(classes), "path": [str(Path(folder).resolve()) for folder in path]}
+        self.deaths = 0
+        """How often the process has come to an end; what a session had in it is then gone."""
         self._start()
 
     def __enter__(self) -> "Backend":
@@ -107,7 +107,6 @@ class Backend:
         return answer["value"]
 
     def _start(self):
-        self.lives += 1
         self._rest = b""
         worker = Path(__file__).with_name("worker.py")
         try:
@@ -118,7 +117,9 @@ class Backend:
                 env=self._environment(),
             )
         except OSError as error:
-            raise InputError(f"{self._python}: no Python interpreter can be started there ({error.strerror}).") from error
+            raise InputError(
+                f"{self._python}: no Python interpreter can be started there ({error.strerror})."
+            ) from error
         try:
             self.ask(self._first, _START_SECONDS)
         except EnvironmentFailure as failure:
@@ -161,6 +162,7 @@ class Backend:
         return EnvironmentFailure("worker died", f"killed by {signal.Signals(-code).name}" if code else "it ended")
 
     def _end(self):
+        self.deaths += 1
         self._process.kill()
         self._process.wait()
         self._process.stdin.close()
@@ -171,9 +173,9 @@ class Session:
     """The objects of one conversation, of the model's side and of the reference's."""
 
     def __init__(self, backend: Backend, number: int, scene: Scene):
-        """As `Backend.open` makes it; nothing is asked of the process yet."""
+        """As `Backend.open` makes it; the process is asked for its objects when something is to be run."""
         self._backend, self._number, self._scene = backend, number, scene
-        self._life = 0
+        self._deaths: int | None = None
         self._past: list[tuple[Side, list[str]]] = []
 
     def __enter__(self) -> "Session":
@@ -184,7 +186,7 @@ class Session:
 
     def close(self):
         """Let the process forget the objects."""
-        if self._life == self._backend.lives:
+        if self._deaths == self._backend.deaths:
             self._ask("close")
 
     def run(self, side: Side, calls: Sequence[str]) -> list[str]:
@@ -209,9 +211,9 @@ class Session:
 
     def _revive(self):
         """Open the session where the process is new, and do there what has been done; it has the same results."""
-        if self._life == self._backend.lives:
+        if self._deaths == self._backend.deaths:
             return
-        self._life = self._backend.lives
+        self._deaths = self._backend.deaths
         self._ask("open", world=dataclasses.asdict(self._scene))
         for side, calls in self._past:
             self._ask("run", side=side, calls=calls)

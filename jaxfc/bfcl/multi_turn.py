@@ -81,7 +81,9 @@ def _read_category(folder: Path, category: str, docs: Mapping[str, list[dict[str
             ) if len(turns) == len(reference):
                 pass
             case _:
-                raise InputError(f"{where}: neither this nor its answer, {answer_where}, is a multi-turn entry of BFCL.")
+                raise InputError(
+                    f"{where}: neither this nor its answer, {answer_where}, is a multi-turn entry of BFCL."
+                )
         unknown = [name for name in classes if name not in docs]
         if unknown:
             raise InputError(f"{where}: unknown simulated API {unknown[0]!r}; known are: {', '.join(BFCL_CLASSES)}.")

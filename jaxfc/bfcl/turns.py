@@ -1,4 +1,4 @@
-"""BFCL's verdict on a conversation: after each turn, the state of the simulated objects and the results of the calls."""
+"""BFCL's verdict on a conversation: after each turn, the state of the simulated objects, and the calls' results."""
 
 import collections
 from collections.abc import Sequence

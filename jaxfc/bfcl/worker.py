@@ -79,7 +79,7 @@ class World:
             if name in FORBIDDEN:
                 raise CallError(f"Function call {name} is not allowed.")
             text = _text_of(self._value(_syntax_tree(rewritten)))
-        except CallError as error:
+        except (CallError, RecursionError) as error:
             text = f"Error during execution: {error}"
         if len(text) > MAX_RESULT:
             raise TooLargeError(f"{len(text)} characters; a result has at most {MAX_RESULT}")
@@ -132,7 +132,7 @@ class World:
         except TypeError as error:
             raise CallError(str(error)) from None
 
-    def _number(self, node: ast.expr) -> complex:
+    def _number(self, node: ast.expr) -> int | float | complex:
         value = self._value(node)
         if not isinstance(value, int | float | complex):
             raise CallError(f"{type(value).__name__} in place of a number")
@@ -251,7 +251,7 @@ def serve():
     _limit_memory()
     # What the simulated APIs print is no answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
 
     def say(answer: Mapping[str, Any]):
         answers.write(json.dumps(answer) + "\n")
