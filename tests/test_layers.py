@@ -21,6 +21,7 @@ LAYERS = [
         "config",
         "files",
         "metrics",
+        "outputs",
         "processes",
         "settings",
         "sharding",
@@ -74,6 +75,7 @@ WITHIN_A_LAYER = {
     "algorithm": {"variants"},
     "config": {"algorithm", "variants"},
     "metrics": {"command", "files"},
+    "outputs": {"command", "files"},
     "processes": {"command", "files"},
     "sharding": {"command", "processes"},
     "logprobs": {"tiles", "truncation"},
@@ -85,6 +87,7 @@ WITHIN_A_LAYER = {
     "engine": {"constraints", "credit", "decoding", "learner", "programs", "sampler", "workspace"},
     "sampler": {"constraints", "decoding", "programs"},
     "report": {"curves"},
+    "bfcl": {"evaluate"},
     "sft": {"run"},
     "train": {"run"},
 }

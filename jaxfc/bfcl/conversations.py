@@ -14,7 +14,7 @@ from jaxfc.bfcl.multi_turn import Conversation
 from jaxfc.bfcl.talk import Failed, Generate, Talk, converse
 from jaxfc.bfcl.turns import judge_conversation
 from jaxfc.command import InputError
-from jaxfc.evaluate import Scores, score
+from jaxfc.evaluate import Outcome, Scores, score
 from jaxfc.files import to_json, write_atomically
 from jaxfc.metrics import is_writer
 from jaxfc.outputs import append_rows, lines, open_partial
@@ -90,7 +90,7 @@ def evaluate_conversations(
             right = sum(talked.ok for talked in done.values())
             report(f"{len(done)} of {len(conversations)} conversations held, {right} right")
     outcomes = [done[conversation.id] for conversation in conversations]
-    scores = score(outcomes)
+    scores = score([Outcome(each.id, each.kind, None, "", each.ok, each.reason, each.detail) for each in outcomes])
     document = scores.to_json() | {"aggregates": dict(summarize(scores)), "settings": dict(settings)}
     from_writer(functools.partial(_write, folder, partial, outcomes, document))
     return scores

@@ -1,0 +1,100 @@
+import json
+
+import pytest
+from toy_talks import Scripted, answer_of, conversation, toy_backend
+
+from jaxfc.bfcl.conversations import evaluate_conversations
+from jaxfc.command import InputError
+
+RIGHT = ["[put(item='fig')]", "Done.", "[pay(), read()]", "Done."]
+SCRIPT = {
+    "a": RIGHT,
+    "b": ["[put(item='pear')]"],
+    "c": RIGHT,
+    "d": ["[put(item='fig')]", None],
+    "e": ["[burn()]"],
+}
+ALL = [conversation(name, category="toy" if name < "d" else "hard") for name in SCRIPT]
+
+
+def run_into(folder, generate=None, conversations=ALL, **changed):
+    given = {"settings": {"model": "abc"}, "at_once": 2} | changed
+    return evaluate_conversations(folder, conversations, generate or Scripted(SCRIPT), answer_of, toy_backend, **given)
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_conversations_are_judged_and_counted(tmp_path):
+    lines = []
+    scores = run_into(tmp_path, summarize=lambda scores: {"half": scores.overall.accuracy / 2}, report=lines.append)
+    assert scores.kinds == {"toy": (2, 3), "hard": (0, 2)}
+    assert scores.reasons == {
+        "multi_turn:instance_state_mismatch": 1,
+        "multi_turn:inference_error": 1,
+        "environment: worker died": 1,
+    }
+    document = json.loads((tmp_path / "scores.json").read_text())
+    assert document["overall"] == 0.4 and document["aggregates"] == {"half": 0.2}
+    assert document["settings"] == {"model": "abc"} and lines[-1] == "5 of 5 conversations held, 2 right"
+
+
+def test_the_outputs_hold_the_whole_transcripts_in_order(tmp_path):
+    run_into(tmp_path)
+    rows = rows_of(tmp_path / "outputs.jsonl")
+    assert [row["id"] for row in rows] == list(SCRIPT)
+    assert rows[0]["turns"][0][0] == {
+        "text": "<think>Hm.</think>[put(item='fig')]",
+        "answer": "[put(item='fig')]",
+        "calls": ["put(item='fig')"],
+        "results": ['{"basket": ["fig"]}'],
+    }
+    assert rows[3]["detail"] == "prompt too long" and len(rows[3]["turns"][0]) == 1
+
+
+def test_the_result_files_are_as_bfcl_reads_them(tmp_path):
+    run_into(tmp_path)
+    folder = tmp_path / "result" / "jaxfc" / "multi_turn"
+    assert {path.name for path in folder.iterdir()} == {"BFCL_v4_toy_result.json", "BFCL_v4_hard_result.json"}
+    assert rows_of(folder / "BFCL_v4_toy_result.json")[0] == {
+        "id": "a",
+        "result": [["[put(item='fig')]", "Done."], ["[pay(), read()]", "Done."]],
+    }
+    # What is no list fails there as it does here.
+    assert rows_of(folder / "BFCL_v4_hard_result.json") == [
+        {"id": "d", "result": "Error during inference: prompt too long"},
+        {"id": "e", "result": "Error during inference: killed by SIGKILL"},
+    ]
+
+
+def test_an_interrupted_evaluation_goes_on_and_ends_as_an_undisturbed_one(tmp_path):
+    run_into(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_into(tmp_path / "cut", Scripted(SCRIPT, stop_at=5))
+    done = {row["id"] for row in rows_of(tmp_path / "cut" / "outputs.partial.jsonl")[1:]}
+    assert done and done < set(SCRIPT)
+    again = Scripted(SCRIPT)
+    run_into(tmp_path / "cut", again)
+    assert {example.id for asked in again.asked for example in asked} == set(SCRIPT) - done
+    assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
+
+
+def test_what_was_interrupted_does_not_go_on_with_other_settings(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_into(tmp_path, Scripted(SCRIPT, stop_at=1))
+    for changed in ({"settings": {"model": "other"}}, {"note": "Go on."}, {"conversations": ALL[:-1]}):
+        with pytest.raises(InputError, match="another model, data or settings"):
+            run_into(tmp_path, **changed)
+
+
+def test_a_torn_line_is_done_again(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_into(tmp_path, Scripted(SCRIPT, stop_at=5))
+    partial = tmp_path / "outputs.partial.jsonl"
+    partial.write_bytes(partial.read_bytes()[:-5])
+    assert run_into(tmp_path).overall == (2, 5)
