@@ -23,7 +23,6 @@ DOCS = {
     "VehicleControlAPI": "vehicle_control.json",
 }
 """Simulated API -> the file of `multi_turn_func_doc` that describes its functions."""
-_HINT = " Note that the provided function is in Python 3 syntax."
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class Conversation:
     turns: tuple[tuple[Mapping[str, Any], ...], ...]
     """The messages of each turn. A turn without any has held-back functions."""
     functions: tuple[Mapping[str, Any], ...]
-    """Docs of the functions on offer from the first turn on, as BFCL shows them to a model."""
+    """Docs of the functions on offer from the first turn on, as their files have them."""
     held_back: Mapping[int, tuple[Mapping[str, Any], ...]]
     """Turn -> the docs that it adds."""
     scene: Scene
@@ -101,10 +100,10 @@ def _read_category(folder: Path, category: str, docs: Mapping[str, list[dict[str
 
 
 def _split(where: str, docs: Sequence[dict[str, Any]], missed: Mapping[str, Sequence[str]]):
-    """The docs that are offered at once, with BFCL's hint at the language, and those that a turn adds, without it."""
+    """The docs that are offered at once, and those that a turn adds."""
     by_name = {doc["name"]: doc for doc in docs}
     later = {name for names in missed.values() for name in names}
     if not later <= set(by_name):
         raise InputError(f"{where}: holds back {sorted(later - set(by_name))}, which its APIs do not have.")
-    now = (doc | {"description": doc["description"] + _HINT} for doc in docs if doc["name"] not in later)
-    return tuple(now), {int(turn): tuple(by_name[name] for name in names) for turn, names in missed.items()}
+    now = tuple(doc for doc in docs if doc["name"] not in later)
+    return now, {int(turn): tuple(by_name[name] for name in names) for turn, names in missed.items()}

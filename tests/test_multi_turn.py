@@ -1,0 +1,74 @@
+import json
+
+import pytest
+from toy_talks import doc
+
+from jaxfc.bfcl.multi_turn import DOCS, read_multi_turn
+from jaxfc.command import InputError
+
+QUESTION = {
+    "id": "multi_turn_miss_func_0",
+    "question": [[{"role": "user", "content": "List them."}], [], [{"role": "user", "content": "Now add."}]],
+    "initial_config": {"GorillaFileSystem": {"root": {}}},
+    "involved_classes": ["GorillaFileSystem", "MathAPI"],
+    "missed_function": {"1": ["ls"]},
+}
+ANSWER = {"id": "multi_turn_miss_func_0", "ground_truth": [[], ["ls()"], ["add(1, 2)"]]}
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def data(folder, question=QUESTION, answer=ANSWER, category="multi_turn_miss_func"):
+    write(folder / f"BFCL_v4_{category}.json", [question])
+    write(folder / "possible_answer" / f"BFCL_v4_{category}.json", [answer])
+    for file in DOCS.values():
+        write(folder / "multi_turn_func_doc" / file, [])
+    write(folder / "multi_turn_func_doc" / "gorilla_file_system.json", [doc("ls"), doc("cd", folder="string")])
+    write(folder / "multi_turn_func_doc" / "math_api.json", [doc("add", a="float", b="float")])
+    return folder
+
+
+def test_an_entry_is_read_with_the_functions_of_its_apis_and_those_held_back(tmp_path):
+    [talk] = read_multi_turn(data(tmp_path), ["multi_turn_miss_func"])
+    assert talk.id == "multi_turn_miss_func_0" and talk.category == "multi_turn_miss_func"
+    assert [len(messages) for messages in talk.turns] == [1, 0, 1]
+    assert talk.reference == ((), ("ls()",), ("add(1, 2)",))
+    assert talk.functions == (doc("cd", folder="string"), doc("add", a="float", b="float"))
+    assert talk.held_back == {1: (doc("ls"),)}
+    assert [tool.name for tool in talk.tools] == ["cd", "add"]
+    assert talk.scene.classes == ("GorillaFileSystem", "MathAPI")
+    assert talk.scene.config == {"GorillaFileSystem": {"root": {}}}
+
+
+def test_the_context_is_long_in_its_category_alone(tmp_path):
+    question = {key: value for key, value in QUESTION.items() if key != "missed_function"}
+    for category, is_long in (("multi_turn_long_context", True), ("multi_turn_base", False)):
+        [talk] = read_multi_turn(data(tmp_path / category, question, category=category), [category])
+        assert talk.scene.long_context == is_long and talk.held_back == {}
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "message"),
+    [
+        ({"involved_classes": ["Toaster"]}, {}, "unknown simulated API 'Toaster'"),
+        ({"missed_function": {"1": ["mv"]}}, {}, r"holds back \['mv'\]"),
+        ({"question": [[]]}, {}, "is a multi-turn entry of BFCL"),
+        ({"initial_config": None}, {}, "is a multi-turn entry of BFCL"),
+        ({}, {"ground_truth": "ls()"}, "is a multi-turn entry of BFCL"),
+        ({}, {"id": "multi_turn_miss_func_1"}, "not those of the same ids"),
+    ],
+)
+def test_what_is_no_entry_is_named(tmp_path, question, answer, message):
+    folder = data(tmp_path, QUESTION | question, ANSWER | answer)
+    with pytest.raises(InputError, match=message):
+        read_multi_turn(folder, ["multi_turn_miss_func"])
+
+
+def test_a_folder_without_the_docs_of_the_functions_is_named(tmp_path):
+    folder = data(tmp_path)
+    (folder / "multi_turn_func_doc" / "math_api.json").unlink()
+    with pytest.raises(InputError, match=r"math_api.json: not there; .* the whole data folder of bfcl-eval"):
+        read_multi_turn(folder, ["multi_turn_miss_func"])
