@@ -156,7 +156,8 @@ class World:
             node = node.value
         if isinstance(node, ast.Name):
             raise CallError(f"name '{node.id}' is not defined")
-        raise CallError(f"{type(node).__name__} is not called")
+        kind = type(node.value) if isinstance(node, ast.Constant) else type(node)
+        raise CallError(f"'{kind.__name__}' object is not callable")
 
 
 def _syntax_tree(source: str) -> ast.expr:
