@@ -49,6 +49,30 @@ class Prompt:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Several completions of each example, for pass@k."""
+
+    count: int = 8
+    """Completions of each example (n)."""
+    temperature: float = 0.8
+    """They are drawn at."""
+    seed: int = 0
+    """Of the random numbers."""
+
+    def __post_init__(self):
+        if self.count < 2:
+            raise ValueError(f"samples.count is {self.count}; pass@k needs at least 2 completions of each example.")
+        if not self.temperature > 0:
+            raise ValueError(f"samples.temperature is {self.temperature}; at 0 all completions would be equal.")
+
+    @property
+    def pass_at(self) -> tuple[int, ...]:
+        """The k of pass@k: 1, 2, 4, ... and n."""
+        powers = (1 << bit for bit in range(self.count.bit_length()))
+        return tuple(dict.fromkeys([*powers, self.count]))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Create:
     """A new model: random weights, and a tokenizer trained on generated tasks."""
 

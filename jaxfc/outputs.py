@@ -2,20 +2,23 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxfc.command import InputError
 from jaxfc.files import explain_failure, write_atomically
 
+T = TypeVar("T")
 
-def open_partial(path: Path, digest: str) -> list[dict[str, Any]]:
+
+def open_partial(path: Path, digest: str, read: Callable[[dict[str, Any]], T]) -> list[T]:
     """The rows of an interrupted evaluation; a new file with none if there was none.
 
     Args:
         path: the file; its first line names the evaluation.
         digest: of everything that decides the rows.
+        read: takes a row as it was added; raises TypeError where it is none.
 
     Raises:
         InputError: the file is of another evaluation, or none at all.
@@ -27,15 +30,15 @@ def open_partial(path: Path, digest: str) -> list[dict[str, Any]]:
     os.truncate(path, content.rfind(b"\n") + 1)
     header, *rows = path.read_bytes().splitlines() or [b""]
     try:
-        found, rows = json.loads(header), [json.loads(row) for row in rows]
-    except ValueError as error:
+        found, done = json.loads(header), [read(json.loads(row)) for row in rows]
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path}: not the outputs of an interrupted evaluation ({error}); remove it.") from error
     if found != {"evaluation": digest}:
         raise InputError(
             f"{path}: an interrupted evaluation of another model, data or settings; give another output folder, or "
             "remove the file to start again."
         )
-    return rows
+    return done
 
 
 def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]):

@@ -14,14 +14,15 @@ import numpy as np
 from jaxfc.calls.parse import Syntax
 from jaxfc.checkpoint import Checkpoints
 from jaxfc.command import InputError, Preempted, dump
+from jaxfc.completions import make_greedy
 from jaxfc.config import Evaluation, Run
 from jaxfc.constraints import Constraints
 from jaxfc.data.example import Example
 from jaxfc.data.pipeline import Batches, open_examples
+from jaxfc.data.prompts import form_of
 from jaxfc.decoding import make_steps
 from jaxfc.draws import make_sampling
 from jaxfc.engine import describe_prompts
-from jaxfc.evaluate import make_greedy
 from jaxfc.files import write_atomically
 from jaxfc.metrics import Metrics
 from jaxfc.processes import deal, exchange, from_writer
@@ -209,7 +210,7 @@ class HeldOut:
         self._greedy = make_greedy(
             _compile_sampler(config, work, programs),
             work.tokenizer,
-            work.prompt,
+            form_of(work.prompt),
             work.mesh,
             buckets=config.data.prompt_buckets,
             batch=config.batch,

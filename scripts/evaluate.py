@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Evaluate a model greedily by BFCL's rules, or judge outputs that are already there.
+"""Evaluate a model by BFCL's rules, or judge outputs that are already there.
 
 evaluate.py --model DIR --benchmark tasks|bfcl [--data DIR] --output DIR
-    completes generated held-out tasks, a prepared dataset (--data) or BFCL (--data, its folder), and leaves
-    scores.json and outputs.jsonl in the output folder; interrupted, the same command continues
+    completes generated held-out tasks, a prepared dataset (--data) or BFCL (--data, its folder, or bfcl-eval: that of
+    the installed package), and leaves scores.json and outputs.jsonl in the output folder; interrupted, the same command
+    continues
 
 evaluate.py --judge CASES.jsonl[.gz] --output VERDICTS.jsonl
     rows {id, language, functions, possible_answer, output} -> {id, ok, reason}, in the same order
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Literal
 
 from jaxfc.bfcl.cases import judge_cases, write_verdicts
-from jaxfc.bfcl.files import read_bfcl
+from jaxfc.bfcl.categories import CATEGORIES, LANGUAGE_OF
+from jaxfc.bfcl.files import folder_of, own_messages, read_bfcl
+from jaxfc.bfcl.prompt import bfcl_messages
 from jaxfc.bfcl.scores import aggregates
 from jaxfc.command import InputError, run_command
-from jaxfc.config import Data, Mesh, Model, Prompt, Tasks
+from jaxfc.config import Data, Mesh, Model, Prompt, Samples, Tasks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,10 +42,16 @@ class Evaluate:
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     prompt: Prompt | None = None
     """null: the one saved with the model (`prompt.yaml`), else the paper's."""
+    asked: Literal["own", "bfcl"] = "own"
+    """How BFCL's entries are asked: by `prompt`, or with the messages of BFCL's own client; an answer is then all that
+    follows a think block, if there is one."""
     benchmark: Literal["tasks", "bfcl"]
-    """`tasks`: generated ones, or those of a prepared dataset; `bfcl`: BFCL's Python categories."""
+    """`tasks`: generated ones, or those of a prepared dataset; `bfcl`: BFCL's categories of a single turn."""
     data: str | None = None
-    """BFCL's folder, or one made by scripts/prepare_data.py; null generates tasks."""
+    """BFCL's folder, `bfcl-eval` (the folder of that package, where it is installed), or a folder made by
+    scripts/prepare_data.py; null generates tasks."""
+    categories: tuple[str, ...] = CATEGORIES
+    """Of BFCL, in this order."""
     split: str = "held_out"
     """Of the prepared dataset or the generated tasks."""
     count: int | None = None
@@ -55,6 +64,11 @@ class Evaluate:
     """Prompts decoded together."""
     constrain: bool = False
     """Hold answers to calls of the offered tools that parse (needs llguidance); BFCL's own scores do not."""
+    samples: Samples | None = None
+    """Several completions of each example, and pass@k; null is one greedy completion."""
+    result_name: str | None = None
+    """A model's name in bfcl-eval's registry, such as Qwen/Qwen3-0.6B: the answers are left in output/result too, for
+    `BFCL_PROJECT_ROOT=output bfcl evaluate --partial-eval --model NAME` to score; null leaves none there."""
     output: str
     """Folder for scores.json and outputs.jsonl."""
 
@@ -63,6 +77,14 @@ class Evaluate:
             raise ValueError("model.create makes an untrained model; give --model, the directory of a trained one.")
         if self.benchmark == "bfcl" and self.data is None:
             raise ValueError("benchmark is bfcl, which needs --data: the folder with BFCL_v4_<category>.json files.")
+        if self.benchmark != "bfcl" and (self.asked == "bfcl" or self.result_name is not None):
+            raise ValueError("asked: bfcl and result_name are about BFCL's entries; they need benchmark: bfcl.")
+        if self.result_name is not None and self.samples is not None:
+            raise ValueError("bfcl evaluate scores one answer to each entry: with result_name, samples is null.")
+        if self.constrain and self.asked == "bfcl":
+            raise ValueError("constrain holds what follows a think block, which BFCL's prompt (asked: bfcl) has not.")
+        if self.constrain and self.benchmark == "bfcl" and not LANGUAGE_OF.keys().isdisjoint(self.categories):
+            raise ValueError(f"constrain writes Python's calls; leave {' and '.join(LANGUAGE_OF)} out of categories.")
         if self.count is not None and self.count < 1:
             raise ValueError(f"count is {self.count}; an evaluation needs at least 1 example.")
         shards = self.mesh.data * self.mesh.fsdp
@@ -79,11 +101,7 @@ def judge(config: Judge, arguments):
     verdicts = judge_cases(Path(config.judge))
     if not arguments.dry_run:
         write_verdicts(verdicts, Path(config.output))
-    count, skipped = len(verdicts.rows), verdicts.not_checked
-    if skipped:
-        languages = ", ".join(f"{language} {number}" for language, number in skipped.items())
-        print(f"{sum(skipped.values())} of {count} rows not checked: {languages}", file=sys.stderr)
-    return {"rows": count, "not_checked": skipped}
+    return {"rows": len(verdicts)}
 
 
 def main(config: Evaluate, arguments):
@@ -96,10 +114,14 @@ def main(config: Evaluate, arguments):
 def evaluate(config: Evaluate, arguments):
     """Read the examples, then the model, then run it."""
     examples = read_examples(config)
-    from jaxfc.evaluate import evaluate_model
+    from jaxfc.bfcl.results import check_name, write_results
+    from jaxfc.data.prompts import AS_WRITTEN, form_of
+    from jaxfc.evaluate import evaluate_model, read_outcomes
     from jaxfc.metrics import is_writer
     from jaxfc.workspace import open_workspace
 
+    if config.result_name is not None:
+        check_name(config.result_name)
     work = open_workspace(config.model, config.mesh, config.prompt)
     if arguments.dry_run:
         return {"examples": len(examples)}
@@ -108,25 +130,37 @@ def evaluate(config: Evaluate, arguments):
         work,
         examples,
         Path(config.output),
+        form=AS_WRITTEN if config.asked == "bfcl" else form_of(work.prompt),
         buckets=config.prompt_buckets,
         completion_length=config.completion_length,
         batch=config.batch,
         constrain=config.constrain,
+        samples=config.samples,
         summarize=summarize,
     )
     if is_writer():
-        for name, rate in {**scores.kinds, "overall": scores.overall}.items():
-            figures = f"{rate.accuracy:.4f} +- {rate.standard_error:.4f}  ({rate.correct} of {rate.entries})"
-            print(f"{name:24} {figures}", file=sys.stderr)
-        for name, value in summarize(scores).items():
-            print(f"{name:24} {value:.4f}", file=sys.stderr)
+        if config.result_name is not None:
+            write_results(read_outcomes(Path(config.output)), Path(config.output), config.result_name)
+        print_scores(scores, summarize(scores))
     return scores.to_json() | {"aggregates": summarize(scores)}
+
+
+def print_scores(scores, totals):
+    """A line for each kind and each aggregate."""
+    for name, rate in {**scores.kinds, "overall": scores.overall}.items():
+        figures = f"{rate.accuracy:.4f} +- {rate.standard_error:.4f}  ({rate.correct:g} of {rate.entries})"
+        passed = "".join(f"  pass@{k} {value:.4f}" for k, value in rate.pass_at.items())
+        print(f"{name:24} {figures}{passed}", file=sys.stderr)
+    for name, total in totals.items():
+        not_run = f"  (not run, counted as 0: {', '.join(total['not_run'])})" if total["not_run"] else ""
+        print(f"{name:24} {total['value']:.4f}{not_run}", file=sys.stderr)
 
 
 def read_examples(config: Evaluate):
     """The examples that the settings name."""
     if config.benchmark == "bfcl":
-        return read_bfcl(Path(config.data))[: config.count]
+        messages_of = bfcl_messages if config.asked == "bfcl" else own_messages
+        return read_bfcl(folder_of(config.data), config.categories, messages_of)[: config.count]
     from jaxfc.data.pipeline import open_examples
 
     tasks = None if config.data else Tasks(count=config.count or 400, split=config.split)
@@ -137,8 +171,9 @@ def read_examples(config: Evaluate):
 
 
 def bfcl_aggregates(scores):
-    """BFCL's aggregates, which need the scores of all its categories."""
-    return aggregates({kind: (rate.correct, rate.entries) for kind, rate in scores.kinds.items()})
+    """BFCL's aggregates, by name: `value`, and the categories that were `not_run`, which it counts as 0."""
+    totals = aggregates({kind: (rate.correct, rate.entries) for kind, rate in scores.kinds.items()})
+    return {name: total._asdict() for name, total in totals.items()}
 
 
 def add_judge_arguments(parser):

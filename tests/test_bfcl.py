@@ -1,16 +1,29 @@
 import gzip
+import hashlib
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxfc.bfcl import cases, files, scores
+from jaxfc.bfcl.categories import CATEGORIES, LIVE_ENTRIES
+from jaxfc.bfcl.prompt import bfcl_messages, system_of_no_functions
+from jaxfc.bfcl.results import write_results
+from jaxfc.calls import grammars
+from jaxfc.calls.languages import shown
 from jaxfc.calls.match import ANY_CALL, judge_answer
 from jaxfc.calls.parse import Syntax
+from jaxfc.calls.schema import signature
 from jaxfc.command import InputError
+from jaxfc.config import Prompt
+from jaxfc.data.example import example_from_json, example_to_json
+from jaxfc.data.prompts import prompt_messages
+from jaxfc.evaluate import PROMPT_TOO_LONG, Outcome
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -118,24 +131,130 @@ def test_a_truncated_gzip_file_is_refused(tmp_path):
         files.read_bfcl(tmp_path, ["irrelevance"])
 
 
-def test_categories_of_other_languages_are_named_as_not_evaluated(tmp_path):
-    with pytest.raises(InputError, match="simple_java is not evaluated"):
-        files.read_bfcl(tmp_path, ["simple_java"])
+def test_an_unknown_category_is_refused(tmp_path):
     with pytest.raises(InputError, match="unknown BFCL category simpel; one of: simple_python"):
         files.read_bfcl(tmp_path, ["simpel"])
 
 
+JAVA = {
+    "name": "Maps.open",
+    "description": "Opens a map.",
+    "parameters": {
+        "type": "dict",
+        "properties": {
+            "zoom": {"type": "long", "description": "How near."},
+            "layers": {"type": "ArrayList", "description": "Which.", "items": {"type": "String"}},
+            "more": {"type": "any", "description": "What else."},
+        },
+        "required": ["zoom"],
+    },
+}
+
+JAVA_ANSWER = {"id": "simple_java_0", "ground_truth": [{"Maps.open": {"zoom": [5]}}]}
+
+
+def test_java_functions_keep_their_types_and_are_shown_as_text(tmp_path):
+    row = question("simple_java_0") | {"function": [JAVA]}
+    write_category(tmp_path, "simple_java", [row], [JAVA_ANSWER])
+    [example] = files.read_bfcl(tmp_path, ["simple_java"])
+    [tool] = example.tools
+    assert tool.language == "java" and tool.properties["layers"] == JAVA["parameters"]["properties"]["layers"]
+    assert judge_answer("Maps.open(zoom=5L)", example.tools, example.accepted, Syntax.BFCL).ok
+    assert judge_answer("Maps.open(zoom=5)", example.tools, example.accepted, Syntax.BFCL).reason == "type"
+    assert example_from_json(example_to_json(example)) == example
+    told = "This is Java ArrayList type parameter in string representation. The list elements are of type String; they"
+    for prompt in (Prompt(), Prompt(tools="signatures")):
+        system = prompt_messages(example, prompt)[0]["content"]
+        assert (told in system) is (prompt.tools == "json")
+        assert "HashMap" not in system and "long" not in signature(shown(tool))
+    assert signature(shown(tool)) == "Maps.open(zoom: str, layers?: str, more?: str)"
+
+
+@pytest.mark.parametrize(
+    ("properties", "message"),
+    [
+        ({"zoom": {"type": "number"}}, r"Maps\.open\.zoom: the type is 'number'; java has byte"),
+        ({"zoom": {"type": "Array"}}, r"Maps\.open\.zoom: the items of the Array have no type of java: None"),
+        ({}, "requires .* not all among its parameters"),
+        ([], "a java function should have a name"),
+    ],
+)
+def test_functions_of_unknown_types_are_refused_with_their_line(tmp_path, properties, message):
+    doc = JAVA | {"parameters": {"type": "dict", "properties": properties, "required": ["zoom"]}}
+    row = question("simple_java_0") | {"function": [doc]}
+    write_category(tmp_path, "simple_java", [row], [JAVA_ANSWER])
+    with pytest.raises(InputError, match=rf"simple_java\.json:1: .*{message}"):
+        files.read_bfcl(tmp_path, ["simple_java"])
+
+
+def test_without_the_grammars_other_languages_are_refused_with_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(grammars.VERSIONS, "tree-sitter-java", "0.0.1")
+    grammars.grammar_of.cache_clear()
+    row = question("simple_java_0") | {"function": [JAVA]}
+    write_category(tmp_path, "simple_java", [row], [JAVA_ANSWER])
+    with pytest.raises(InputError, match=r"tree-sitter-java 0\.0\.1, but 0\.21\.0 .* pip install 'jaxfc\[bfcl\]'"):
+        files.read_bfcl(tmp_path, ["simple_java"])
+    grammars.grammar_of.cache_clear()
+
+
+def test_the_versions_of_the_grammars_are_those_that_the_package_asks_for():
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["bfcl"]
+    assert extra == [f"{name}=={version}" for name, version in grammars.VERSIONS.items()]
+
+
+def test_the_data_of_an_installed_package_is_found_without_importing_it(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="bfcl-eval, which is not installed here"):
+        files.folder_of("bfcl-eval")
+    (tmp_path / "bfcl_eval").mkdir()
+    (tmp_path / "bfcl_eval" / "__init__.py").write_text("raise ImportError")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert files.folder_of("bfcl-eval") == tmp_path / "bfcl_eval" / "data"
+    assert files.folder_of("data/bfcl") == Path("data/bfcl")
+
+
 @needs_shared
-def test_the_v4_data_has_its_3491_python_entries():
+def test_the_v4_data_has_its_3641_entries():
     examples = files.read_bfcl(SHARED / "bfcl")
     counts = {category: entries for category, (_, entries) in scores.tally([(e.kind, False) for e in examples]).items()}
     assert counts == {
-        "simple_python": 400, "multiple": 200, "parallel": 200, "parallel_multiple": 200, "irrelevance": 240,
-        "live_simple": 258, "live_multiple": 1053, "live_parallel": 16, "live_parallel_multiple": 24,
-        "live_irrelevance": 884, "live_relevance": 16,
+        "simple_python": 400, "simple_java": 100, "simple_javascript": 50, "multiple": 200, "parallel": 200,
+        "parallel_multiple": 200, "irrelevance": 240, "live_simple": 258, "live_multiple": 1053, "live_parallel": 16,
+        "live_parallel_multiple": 24, "live_irrelevance": 884, "live_relevance": 16,
     }  # fmt: skip
-    assert len({example.id for example in examples}) == len(examples) == 3491
+    assert {category: counts[category] for category in LIVE_ENTRIES} == LIVE_ENTRIES
+    assert len({example.id for example in examples}) == len(examples) == 3641
     assert sum(example.messages[0]["role"] == "system" for example in examples) == 92
+
+
+# BFCL's prompt
+
+
+def test_the_stored_prompt_is_that_of_the_package():
+    text = system_of_no_functions()
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "5dfc2aec2c5c5d5d9eec29b0020d0a7be1a70cccd74b62fbdcfcb5261d1ffb73"
+    )
+
+
+def test_functions_take_the_place_of_the_empty_list_and_an_entrys_own_system_message_follows():
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Rome?"}]
+    system, user = bfcl_messages(messages, [WEATHER], "live_simple")
+    assert system["role"] == "system" and user == messages[1]
+    docs = system["content"].partition("that you can invoke.\n")[2]
+    assert docs.endswith("]\n\n\nBe brief.")
+    [shown] = json.loads(docs.removesuffix("Be brief."))
+    assert shown["description"] == "Weather of a city. Note that the provided function is in Python 3 syntax."
+    assert shown["parameters"] == WEATHER["parameters"]
+    assert bfcl_messages(messages[1:], [], "irrelevance")[0]["content"] == system_of_no_functions()
+
+
+@needs_shared
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_every_entry_is_asked_as_the_official_client_asks_it(category):
+    golden = json.loads((ROOT / "tests" / "golden" / "bfcl_prompt.json").read_text())
+    examples = files.read_bfcl(SHARED / "bfcl", [category], bfcl_messages)
+    lines = "".join(json.dumps([example.id, list(example.messages)]) + "\n" for example in examples)
+    assert hashlib.sha256(lines.encode()).hexdigest() == golden[category]
 
 
 # Aggregate scores
@@ -164,17 +283,21 @@ def one_right(category):
     ],
 )
 def test_weight_of_one_entry_in_the_official_non_live_ast(category, weight):
-    np.testing.assert_allclose(scores.non_live_ast_official(one_right(category)), weight)
+    np.testing.assert_allclose(scores.non_live_ast(one_right(category)), weight)
 
 
-def test_categories_not_run_count_zero_officially_and_are_left_out_of_the_python_form():
-    # simple = (0.9 + 0 + 0) / 3 = 0.3; (0.3 + 0.8 + 0.7 + 0.6) / 4 = 0.6. Python: (0.9 + 0.8 + 0.7 + 0.6) / 4 = 0.75.
+def test_categories_not_run_count_zero_and_are_named():
+    # simple = (0.9 + 0 + 0) / 3 = 0.3; (0.3 + 0.8 + 0.7 + 0.6) / 4 = 0.6.
     results = {
         "simple_python": (360, 400), "multiple": (160, 200), "parallel": (140, 200), "parallel_multiple": (120, 200),
     }  # fmt: skip
-    np.testing.assert_allclose(scores.non_live_ast_official(results), 0.6)
-    np.testing.assert_allclose(scores.non_live_ast_python(results), 0.75)
-    np.testing.assert_allclose(scores.non_live_ast_official(results | {"simple_java": (50, 100)}), 0.6 + 0.5 / 12)
+    aggregates = scores.aggregates(results)
+    np.testing.assert_allclose(aggregates["non_live_ast"].value, 0.6)
+    assert aggregates["non_live_ast"].not_run == ("simple_java", "simple_javascript")
+    np.testing.assert_allclose(aggregates["overall_v4"].value, 0.06)
+    assert "multi_turn_base" in aggregates["overall_v4"].not_run and "multiple" not in aggregates["overall_v4"].not_run
+    # Of what was not run at all nothing is said.
+    assert set(aggregates) == {"non_live_ast", "overall_v4", "overall_v3", "funrl_overall"}
 
 
 def test_live_v4_weighs_four_categories_by_entries():
@@ -194,10 +317,10 @@ def test_live_v3_weighs_six_categories_and_39_percent_of_it_is_irrelevance():
     np.testing.assert_allclose(scores.live_v3(drifted), 884 / 2251)
 
 
-def test_a_live_category_without_entries_is_refused_since_its_weight_is_unknown():
-    results = {category: counts for category, counts in ALL_RIGHT.items() if category != "live_parallel"}
-    with pytest.raises(ValueError, match="no entries of live_parallel"):
-        scores.live_v4(results)
+def test_a_live_category_that_was_not_run_weighs_as_many_entries_as_the_v4_data_has():
+    results = {"live_simple": (258, 258)}
+    np.testing.assert_allclose(scores.live_v4(results), 258 / 1351)
+    np.testing.assert_allclose(scores.live_v3(results), 258 / 2251)
 
 
 def test_irrelevance_v4_is_the_mean_of_two_categories_not_of_their_entries():
@@ -214,23 +337,79 @@ def test_funrl_overall_is_the_mean_of_non_live_ast_and_live_v3():
         "live_multiple": (850, 1053), "live_parallel": (12, 16), "live_parallel_multiple": (16, 24),
         "live_irrelevance": (745, 882), "live_relevance": (15, 18),
     }  # fmt: skip
-    aggregates = scores.aggregates(results)
-    np.testing.assert_allclose(aggregates["non_live_ast_official"], 0.9041667, rtol=1e-6)
-    np.testing.assert_allclose(aggregates["live_v3"], 0.8165260, rtol=1e-6)
-    np.testing.assert_allclose(aggregates["funrl_overall_official"], 0.8603463, rtol=1e-6)
-    # Python alone: simple = 0.96, so (0.96 + 0.945 + 0.915 + 0.9) / 4 = 0.93.
-    np.testing.assert_allclose(aggregates["non_live_ast_python"], 0.93)
-    np.testing.assert_allclose(aggregates["funrl_overall_python"], (0.93 + 0.8165260) / 2, rtol=1e-6)
-    np.testing.assert_allclose(aggregates["relevance"], 15 / 18)
+    np.testing.assert_allclose(scores.non_live_ast(results), 0.9041667, rtol=1e-6)
+    np.testing.assert_allclose(scores.live_v3(results), 0.8165260, rtol=1e-6)
+    np.testing.assert_allclose(scores.funrl_overall(results), 0.8603463, rtol=1e-6)
+    np.testing.assert_allclose(scores.relevance(results), 15 / 18)
+
+
+OTHERS = {
+    "multi_turn_base": 200, "multi_turn_miss_func": 200, "multi_turn_miss_param": 200, "multi_turn_long_context": 200,
+    "web_search_base": 100, "web_search_no_snippet": 100, "memory_kv": 155, "memory_vector": 155, "memory_rec_sum": 155,
+}  # fmt: skip
+
+
+def test_overall_scores_weigh_multi_turn_and_agentic_as_bfcl_does():
+    results = ALL_WRONG | {category: (0, entries) for category, entries in OTHERS.items()}
+    for category, v4, v3 in [
+        # 30% of a quarter, and a third of a quarter; 40% of a half of a half; 40% of a half of a third.
+        ("multi_turn_base", 0.3 / 4, 1 / 12),
+        ("web_search_base", 0.4 / 4, 0),
+        ("memory_kv", 0.4 / 6, 0),
+        # 10% of a quarter; a third of a fifth.
+        ("multiple", 0.1 / 4, 1 / 15),
+        # 10% of a half; a third of a fifth.
+        ("irrelevance", 0.1 / 2, 1 / 15),
+        # 10% of a half; a third of its part of the entries.
+        ("live_irrelevance", 0.1 / 2, 882 / 2251 / 3),
+        ("live_relevance", 0, 18 / 2251 / 3),
+    ]:
+        entries = results[category][1]
+        right = results | {category: (entries, entries)}
+        np.testing.assert_allclose([scores.overall_v4(right), scores.overall_v3(right)], [v4, v3], err_msg=category)
 
 
 def test_aggregates_of_perfect_and_of_hopeless_results():
-    assert set(scores.aggregates(ALL_RIGHT).values()) == {1.0}
-    assert set(scores.aggregates(ALL_WRONG).values()) == {0.0}
+    everything = {**COUNTS, **OTHERS}
+    perfect = scores.aggregates({category: (entries, entries) for category, entries in everything.items()})
+    hopeless = scores.aggregates({category: (0, entries) for category, entries in everything.items()})
+    np.testing.assert_allclose([aggregate.value for aggregate in perfect.values()], 1)
+    assert {aggregate.value for aggregate in hopeless.values()} == {0}
+    assert {aggregate.not_run for aggregate in perfect.values()} == {()} and len(perfect) == 10
 
 
 def test_tally_counts_correct_and_entries_by_category():
     assert scores.tally([("a", True), ("b", False), ("a", False)]) == {"a": (1, 2), "b": (0, 1)}
+
+
+# Result files of the official command
+
+
+def test_answers_are_left_where_the_official_command_looks_for_them(tmp_path):
+    outcomes = [
+        Outcome("multiple_0", "multiple", "<think>x</think>[f()]", "[f()]", True, "ok", ""),
+        Outcome("multiple_1", "multiple", None, "", False, PROMPT_TOO_LONG, ""),
+        Outcome("live_relevance_0-0-0", "live_relevance", None, "", False, PROMPT_TOO_LONG, ""),
+        Outcome("irrelevance_0", "irrelevance", None, "", False, PROMPT_TOO_LONG, ""),
+    ]
+    write_results(outcomes, tmp_path, "Qwen/Qwen3-0.6B")
+    folder = tmp_path / "result" / "Qwen_Qwen3-0.6B"
+    files = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.json")}
+    assert {name: [json.loads(line) for line in text.splitlines()] for name, text in files.items()} == {
+        "non_live/BFCL_v4_multiple_result.json": [
+            {"id": "multiple_0", "result": "[f()]"},
+            {"id": "multiple_1", "result": "prompt_too_long()"},
+        ],
+        # Wrong in their categories as well: no call where one is due, a call where none is.
+        "live/BFCL_v4_live_relevance_result.json": [{"id": "live_relevance_0-0-0", "result": ""}],
+        "non_live/BFCL_v4_irrelevance_result.json": [{"id": "irrelevance_0", "result": "prompt_too_long()"}],
+    }
+
+
+@pytest.mark.parametrize("name", ["", "my_model", "../x", "/x"])
+def test_a_name_that_the_official_registry_cannot_have_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match="no name of a model"):
+        write_results([], tmp_path, name)
 
 
 # Judging outputs
@@ -247,24 +426,28 @@ def judge(tmp_path, *rows):
 
 
 @needs_shared
-def test_every_python_case_gets_the_official_verdict():
+def test_every_case_gets_the_official_verdict():
     rows = [json.loads(line) for line in (SHARED / "bfcl_cases.jsonl").read_text().splitlines()]
-    verdicts, skipped = cases.judge_cases(SHARED / "bfcl_cases.jsonl")
+    verdicts = cases.judge_cases(SHARED / "bfcl_cases.jsonl")
     assert [verdict["id"] for verdict in verdicts] == [row["id"] for row in rows]
-    python = [(case, verdict) for case, verdict in zip(rows, verdicts, strict=True) if case["language"] == "python"]
-    wrong = [case["id"] for case, verdict in python if verdict["ok"] is not case["official_valid"]]
-    assert len(python) == 330 and not wrong
-    assert skipped == {"java": 40, "javascript": 36}
+    pairs = zip(rows, verdicts, strict=True)
+    assert not [case["id"] for case, verdict in pairs if verdict["ok"] is not case["official_valid"]]
+    assert len(rows) == 406
 
 
-def test_verdicts_keep_the_order_and_other_languages_are_counted_not_judged(tmp_path):
-    verdicts, skipped = judge(
-        tmp_path, case("a"), case("b", language="java"), case("c", output="[weather.get(city='Oslo')]")
+def test_verdicts_keep_the_order_and_every_language_is_judged(tmp_path):
+    java = {"language": "java", "functions": [JAVA], "possible_answer": [{"Maps.open": {"zoom": [5]}}]}
+    verdicts = judge(
+        tmp_path,
+        case("a"),
+        case("b", **java, output="Maps.open(zoom=5L);"),
+        case("c", **java, output="Maps.open(zoom=5);"),
+        case("d", output="[weather.get(city='Oslo')]"),
     )
     assert verdicts[0] == {"id": "a", "ok": True, "reason": "ok"}
-    assert verdicts[1] == {"id": "b", "ok": None, "reason": "language: java is not checked"}
-    assert verdicts[2]["id"] == "c" and verdicts[2]["ok"] is False and verdicts[2]["reason"] == "value: string"
-    assert skipped == {"java": 1}
+    assert verdicts[1] == {"id": "b", "ok": True, "reason": "ok"}
+    assert verdicts[2] == {"id": "c", "ok": False, "reason": "type"}
+    assert verdicts[3] == {"id": "d", "ok": False, "reason": "value: string"}
 
 
 @pytest.mark.parametrize(
@@ -272,7 +455,7 @@ def test_verdicts_keep_the_order_and_other_languages_are_counted_not_judged(tmp_
 )
 def test_relevance_comes_from_the_category_or_from_the_ids_prefix(tmp_path, category, called_is_right):
     called, prose = "[weather.get()]", "Sorry, none fits."
-    verdicts, _ = judge(
+    verdicts = judge(
         tmp_path,
         case(f"{category}_3#s001", possible_answer=[], output=called),
         case(f"{category}_3#s002", possible_answer=[], output=prose),
@@ -283,7 +466,7 @@ def test_relevance_comes_from_the_category_or_from_the_ids_prefix(tmp_path, cate
 
 
 def test_an_output_that_no_file_can_encode_is_judged_like_any_other(tmp_path):
-    verdicts, _ = judge(
+    verdicts = judge(
         tmp_path, case(output="[weather.get(city='\ud800')]"), case(output="\x00"), case(output="(" * 9000)
     )
     assert [verdict["ok"] for verdict in verdicts] == [False] * 3
@@ -314,13 +497,12 @@ def judge_command(*arguments):
     return subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-def test_the_judge_command_counts_what_it_skips_and_needs_no_jax(tmp_path):
-    write_lines(tmp_path / "cases.jsonl.gz", [case("a"), case("b", language="java"), case("c", language="java")])
+def test_the_judge_command_needs_no_jax(tmp_path):
+    write_lines(tmp_path / "cases.jsonl.gz", [case("a"), case("b", output="")])
     done = judge_command("--judge", tmp_path / "cases.jsonl.gz", "--output", tmp_path / "verdicts.jsonl")
     assert done.returncode == 0, done.stderr
     verdicts = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
-    assert [(verdict["id"], verdict["ok"]) for verdict in verdicts] == [("a", True), ("b", None), ("c", None)]
-    assert done.stderr.splitlines() == ["2 of 3 rows not checked: java 2"]
+    assert [(verdict["id"], verdict["ok"]) for verdict in verdicts] == [("a", True), ("b", False)]
     assert "imports jax: False" in done.stdout
 
 
@@ -336,3 +518,20 @@ def test_a_dry_run_of_the_judge_command_writes_nothing(tmp_path):
     write_lines(tmp_path / "cases.jsonl", [case("a")])
     done = judge_command("--judge", tmp_path / "cases.jsonl", "--output", tmp_path / "verdicts.jsonl", "--dry-run")
     assert done.returncode == 0 and not (tmp_path / "verdicts.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--benchmark", "tasks", "asked=bfcl"], "they need benchmark: bfcl"),
+        (["--benchmark", "bfcl", "--data", "x", "result_name=a", "samples.count=4"], "samples is null"),
+        (["--benchmark", "bfcl", "--data", "x", "constrain=true"], "leave simple_java and simple_javascript out"),
+        (["--benchmark", "bfcl", "--data", "x", "constrain=true", "asked=bfcl"], "BFCL's prompt .* has not"),
+        (["--benchmark", "bfcl", "--data", "bfcl-eval"], "bfcl-eval, which is not installed here"),
+        (["--benchmark", "bfcl", "--data", "x", "categories=[simpel]"], "unknown BFCL category simpel"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_before_a_device_is_touched(tmp_path, settings, message):
+    done = judge_command("--model", tmp_path, "--output", tmp_path / "out", *settings)
+    assert done.returncode == 2 and re.search(message, done.stderr), done.stderr
+    assert not (tmp_path / "out").exists()

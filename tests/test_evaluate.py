@@ -1,5 +1,7 @@
 import dataclasses
 import functools
+import hashlib
+import itertools
 import json
 import math
 import os
@@ -14,11 +16,12 @@ import pytest
 from jaxfc.calls.parse import Syntax
 from jaxfc.calls.schema import AcceptedCall, Tool
 from jaxfc.command import InputError
-from jaxfc.config import Mesh, Model, Prompt
+from jaxfc.completions import make_completer, make_greedy
+from jaxfc.config import Mesh, Model, Prompt, Samples
 from jaxfc.data.example import Example
-from jaxfc.data.prompts import prompt_tokens
+from jaxfc.data.prompts import AS_WRITTEN, form_of, prompt_tokens
 from jaxfc.decoding import make_steps
-from jaxfc.evaluate import PROMPT_TOO_LONG, Outcome, evaluate, evaluate_into, evaluate_model, make_greedy, score
+from jaxfc.evaluate import PROMPT_TOO_LONG, Outcome, evaluate, evaluate_into, evaluate_model, read_outcomes, score
 from jaxfc.models.create import make_config, make_tokenizer
 from jaxfc.models.decoder import Decoder
 from jaxfc.models.weights import save_model
@@ -44,8 +47,8 @@ def example(number, kind="single"):
 EXAMPLES = [example(n, kind) for n, kind in enumerate(["single", "single", "choice", "single", "choice"])]
 
 
-def right(examples):
-    return [f"<think>easy</think>[add(x={e.id[1:]})]" for e in examples]
+def right(examples, number=0):
+    return [[f"<think>easy</think>[add(x={e.id[1:]})]"] for e in examples]
 
 
 def answer_of(text):
@@ -58,7 +61,7 @@ class Generator:
     def __init__(self, stop_at=None):
         self.asked, self.calls, self.stop_at = [], 0, stop_at
 
-    def __call__(self, examples):
+    def __call__(self, examples, number):
         self.calls += 1
         if self.calls == self.stop_at:
             raise KeyboardInterrupt
@@ -78,12 +81,13 @@ def read(folder):
 
 
 def test_scores_are_counted_overall_by_kind_and_by_reason():
-    def generate(examples):
-        return ["<think></think>[add(x=0)]", "[add(x=7)]", "[add(x=2)]", None, "[add(x="]
+    def generate(examples, number):
+        return [["<think></think>[add(x=0)]"], ["[add(x=7)]"], ["[add(x=2)]"], None, ["[add(x="]]
 
     scores, outcomes = evaluate(EXAMPLES, generate, answer_of, Syntax.STRICT)
     assert [outcome.ok for outcome in outcomes] == [True, False, True, False, False]
-    assert scores.overall == (2, 5) and scores.kinds == {"single": (1, 3), "choice": (1, 2)}
+    assert scores.overall[:2] == (2, 5)
+    assert {kind: rate[:2] for kind, rate in scores.kinds.items()} == {"single": (1, 3), "choice": (1, 2)}
     assert sum(scores.reasons.values()) == 3 and scores.reasons[PROMPT_TOO_LONG] == 1
     assert outcomes[0].answer == "[add(x=0)]" and outcomes[0].text == "<think></think>[add(x=0)]"
 
@@ -98,20 +102,20 @@ def test_standard_error_is_that_of_a_proportion():
 
 def test_a_prompt_that_is_too_long_is_wrong_even_where_no_call_is_right():
     no_call = Example(id="n", messages=EXAMPLES[0].messages, tools=(ADD,), accepted=(), kind="none")
-    scores, [outcome] = evaluate([no_call], lambda examples: [None], answer_of, Syntax.BFCL)
+    scores, [outcome] = evaluate([no_call], lambda examples, number: [None], answer_of, Syntax.BFCL)
     assert not outcome.ok and outcome.text is None and scores.reasons == {PROMPT_TOO_LONG: 1}
 
 
 def test_a_generator_that_loses_a_completion_is_an_error():
     with pytest.raises(ValueError, match="shorter"):
-        evaluate(EXAMPLES, lambda examples: right(examples)[:-1], answer_of, Syntax.BFCL)
+        evaluate(EXAMPLES, lambda examples, number: right(examples)[:-1], answer_of, Syntax.BFCL)
 
 
 def test_the_folder_holds_one_line_per_example_in_order_and_the_scores(tmp_path):
     scores = run_into(tmp_path / "out", right, summarize=lambda scores: {"half": scores.overall.accuracy / 2})
     rows = [json.loads(line) for line in (tmp_path / "out" / "outputs.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [e.id for e in EXAMPLES]
-    assert set(rows[0]) == {"id", "kind", "text", "answer", "ok", "reason", "detail"}
+    assert set(rows[0]) == {"id", "kind", "text", "answer", "ok", "reason", "detail", "sample"}
     document = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert document["overall"] == scores.overall.accuracy == 1.0
     assert document["aggregates"] == {"half": 0.5} and document["settings"] == {"model": "abc"}
@@ -138,7 +142,7 @@ def test_a_line_cut_off_by_a_kill_is_generated_again(tmp_path):
     partial.write_bytes(partial.read_bytes()[:-9])
     second = Generator()
     run_into(tmp_path / "parts", second)
-    assert second.asked == ["e3", "e4"]
+    assert second.asked == ["e2", "e3", "e4"]  # e2 shares a batch with e3.
     assert read(tmp_path / "parts") == read(tmp_path / "whole")
 
 
@@ -164,6 +168,79 @@ def test_a_foreign_partial_file_is_refused(tmp_path):
 def test_ids_that_repeat_are_refused(tmp_path):
     with pytest.raises(InputError, match="example id 'e1' occurs more than once"):
         run_into(tmp_path, right, examples=[example(1), example(2), example(1)])
+
+
+# Several completions of each example
+
+
+def outcomes_of(*verdicts):
+    return [
+        Outcome(f"e{number}", "k", "", "", ok, "ok" if ok else "count", "", sample)
+        for number, of_example in enumerate(verdicts)
+        for sample, ok in enumerate(of_example)
+    ]
+
+
+def test_pass_at_k_is_the_chance_that_one_of_k_is_right():
+    # n = 4, of which 2, 0 and 4 are right. k = 1: 1/2, 0, 1. k = 2: 1 - C(2,2)/C(4,2) = 5/6, 0, 1. k = 4: 1, 0, 1.
+    yes, no = True, False
+    rate = score(outcomes_of([yes, yes, no, no], [no] * 4, [yes] * 4), pass_at=(1, 2, 4)).overall
+    assert rate.pass_at == pytest.approx({1: 0.5, 2: (5 / 6 + 1) / 3, 4: 2 / 3})
+    assert (rate.accuracy, rate.entries) == (0.5, 3)
+    # The entries count 1/2, 0 and 1: variance ((1/4 + 0 + 1) / 3 - 1/4) = 1/6.
+    assert math.isclose(rate.standard_error, math.sqrt(1 / 6 / 3))
+
+
+def test_pass_at_k_has_the_expectation_of_drawing_k_afresh():
+    # Over all 2^4 verdicts on 4 completions, each right with p = 0.3, the estimate's mean is 1 - (1 - p)^k.
+    for k in (1, 2, 3, 4):
+        mean = 0
+        for verdicts in itertools.product([True, False], repeat=4):
+            weight = math.prod(0.3 if ok else 0.7 for ok in verdicts)
+            mean += weight * score(outcomes_of(verdicts), pass_at=(k,)).overall.pass_at[k]
+        assert math.isclose(mean, 1 - 0.7**k)
+
+
+def test_a_prompt_that_is_too_long_is_one_wrong_outcome_of_any_number_of_samples():
+    [*two, long] = [*outcomes_of([True, False]), Outcome("long", "k", None, "", False, PROMPT_TOO_LONG, "")]
+    rate = score([*two, long], pass_at=(1, 2)).overall
+    assert rate.entries == 2 and rate.pass_at == pytest.approx({1: 0.25, 2: 0.5})
+
+
+def test_the_k_of_pass_at_k_are_powers_of_two_and_the_number_of_samples():
+    assert Samples(count=8).pass_at == (1, 2, 4, 8)
+    assert Samples(count=10).pass_at == (1, 2, 4, 8, 10)
+    with pytest.raises(ValueError, match="at least 2"):
+        Samples(count=1)
+    with pytest.raises(ValueError, match="would be equal"):
+        Samples(temperature=0.0)
+
+
+@pytest.mark.parametrize("lost", [0, 9, 400])
+def test_samples_are_drawn_again_with_all_of_their_batch(tmp_path, lost):
+    def draw(examples, number):
+        # As a model's would, the texts depend on the number of the batch and on all that is in it.
+        seen = hashlib.sha256(repr([number, [e.id for e in examples]]).encode()).digest()
+        return [[f"[add(x={(seen[0] + int(e.id[1:]) + g) % 5})]" for g in range(3)] for e in examples]
+
+    class Killed(Generator):
+        def __call__(self, examples, number):
+            super().__call__(examples, number)
+            return draw(examples, number)
+
+    settings = {"samples": 3, "pass_at": (1, 3)}
+    run_into(tmp_path / "whole", draw, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        run_into(tmp_path / "parts", Killed(stop_at=3), **settings)
+    partial = tmp_path / "parts" / "outputs.partial.jsonl"
+    partial.write_bytes(partial.read_bytes()[: len(partial.read_bytes()) - lost])
+    scores = run_into(tmp_path / "parts", draw, **settings)
+    assert read(tmp_path / "parts") == read(tmp_path / "whole")
+    rows = [json.loads(line) for line in (tmp_path / "parts" / "outputs.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["sample"]) for row in rows] == [(e.id, g) for e in EXAMPLES for g in range(3)]
+    document = json.loads((tmp_path / "parts" / "scores.json").read_text())
+    assert document["pass_at"]["3"] == scores.overall.pass_at[3] > document["overall"]
+    assert scores.overall.pass_at[1] == pytest.approx(document["overall"])
 
 
 # With a model
@@ -192,7 +269,7 @@ def greedy(work):
 
     def generate(batch, buckets):
         settings = {"buckets": buckets, "batch": batch, "max_tokens": LENGTH}
-        return functools.partial(make_greedy(sample, work.tokenizer, PROMPT, mesh, **settings), params)
+        return functools.partial(make_greedy(sample, work.tokenizer, form_of(PROMPT), mesh, **settings), params)
 
     return generate, work.tokenizer
 
@@ -234,13 +311,13 @@ def test_the_token_that_ends_a_completion_is_no_part_of_its_text(greedy):
         return Rollouts(prompts, tokens, lengths, ended, scores), Effort(0, 0, 0, 0)
 
     mesh = make_mesh((1, 1, 1), jax.devices()[:1])
-    generate = make_greedy(sample, tokenizer, PROMPT, mesh, buckets=(256,), batch=3, max_tokens=length)
+    generate = make_greedy(sample, tokenizer, form_of(PROMPT), mesh, buckets=(256,), batch=3, max_tokens=length)
     assert generate({}, [of_length(0, 1), of_length(1, 1)]) == ["[add(x=1)]", "[add(x=1)]["]
 
 
 def test_a_model_is_evaluated_on_every_device_and_named_in_the_scores(work, tmp_path):
     batch = len(jax.devices())
-    limits = {"buckets": (64,), "completion_length": LENGTH, "batch": batch}
+    limits = {"form": form_of(PROMPT), "buckets": (64,), "completion_length": LENGTH, "batch": batch}
     examples = [of_length(0, 2), of_length(1, 3), of_length(2, 60)]
     scores = evaluate_model(work, examples, tmp_path, summarize=lambda scores: {"n": scores.overall.entries}, **limits)
     document = json.loads((tmp_path / "scores.json").read_text())
@@ -248,6 +325,35 @@ def test_a_model_is_evaluated_on_every_device_and_named_in_the_scores(work, tmp_
     assert document["settings"]["model"] == work.digest and document["aggregates"] == {"n": 3}
     assert scores.overall.entries == 3 and scores.reasons[PROMPT_TOO_LONG] == 1
     assert [row["text"] is None for row in rows] == [False, False, True]
+
+
+def test_completions_of_a_group_differ_and_depend_on_the_key_alone(work):
+    mesh = make_mesh((1, 1, 1), jax.devices()[:1])
+    params = jax.tree.map(lambda a: jax.device_put(jax.device_get(a), replicated(mesh)), work.params)
+    decoder = Decoder(work.decoder.config, mesh=mesh)
+    sample = make_sampler(make_steps(decoder, mesh, group_size=3, length=LENGTH, vocabulary=work.vocabulary), mesh)
+    sizes = {"buckets": (64,), "batch": 2, "max_tokens": LENGTH, "group_size": 3, "temperature": 5.0}
+    complete = make_completer(sample, work.tokenizer, form_of(PROMPT), mesh, **sizes)
+    examples = [of_length(0, 2), of_length(1, 60), of_length(2, 3), of_length(3, 1)]
+    first, again, other = (complete(params, examples, jax.random.key(seed)) for seed in (1, 1, 2))
+    assert first == again != other
+    assert first[1] is None and [len(texts) for texts in first if texts] == [3, 3, 3]
+    # No batch and no completion repeats the random numbers of another.
+    assert len({text for texts in first if texts for text in texts}) == 9
+
+
+def test_a_model_can_be_asked_with_the_messages_as_they_are(work, tmp_path):
+    messages = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Add 1."})
+    asked = dataclasses.replace(EXAMPLES[0], messages=messages)
+    assert work.tokenizer.text(AS_WRITTEN.tokens_of(asked, work.tokenizer)) == work.tokenizer.chat(list(messages))
+    assert AS_WRITTEN.answer_of("<think>a</think>b</think>\n<answer>[f()]") == "\n<answer>[f()]"
+    limits = {"buckets": (64,), "completion_length": LENGTH, "batch": len(jax.devices())}
+    samples = Samples(count=2, temperature=5.0)
+    evaluate_model(work, [asked], tmp_path, form=AS_WRITTEN, samples=samples, **limits)
+    first, second = read_outcomes(tmp_path)
+    assert (first.sample, second.sample) == (0, 1) and first.text != second.text
+    settings = json.loads((tmp_path / "scores.json").read_text())["settings"]
+    assert settings["prompt"] == {"system": "of the examples"} and settings["samples"]["count"] == 2
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ LAYERS = [
     # 2 engines
     {
         "checkpoint",
+        "completions",
         "constraints",
         "credit",
         "decoding",
@@ -83,6 +84,7 @@ WITHIN_A_LAYER = {
     "rewards": {"data"},
     "tiles": {"truncation"},
     "benchmarks": {"run"},
+    "completions": {"constraints", "sampler"},
     "learner": {"objective"},
     "engine": {"constraints", "credit", "decoding", "learner", "programs", "sampler", "workspace"},
     "sampler": {"constraints", "decoding", "programs"},

@@ -1,10 +1,14 @@
 import ast
 
 import pytest
-from toy_talks import Scripted, answer_of, conversation, doc, toy_backend
+from toy_talks import FUNCTIONS, Scripted, answer_of, conversation, doc, toy_backend
 
-from jaxfc.bfcl.talk import MAX_STEPS, MORE_FUNCTIONS, Failed, converse
+from jaxfc.bfcl.files import own_messages
+from jaxfc.bfcl.prompt import bfcl_messages
+from jaxfc.bfcl.talk import GO_ON, MAX_STEPS, MORE_FUNCTIONS, Failed, converse, noted_messages
 from jaxfc.bfcl.turns import INFERENCE_ERROR
+from jaxfc.config import Prompt
+from jaxfc.data.prompts import prompt_messages
 
 
 @pytest.fixture(scope="module")
@@ -13,10 +17,10 @@ def backend():
         yield backend
 
 
-def held(conversations, script, backend, at_once=8, note=""):
+def held(conversations, script, backend, at_once=8, messages_of=own_messages):
     """The talks by id, and the generator that was asked."""
     generate = Scripted(script)
-    rounds = converse(conversations, generate, answer_of, backend, at_once=at_once, note=note)
+    rounds = converse(conversations, generate, answer_of, backend, at_once=at_once, messages_of=messages_of)
     return {talk.conversation.id: talk for talks in rounds for talk in talks}, generate
 
 
@@ -58,9 +62,17 @@ def test_held_back_functions_come_with_a_turn_of_their_own(backend):
     assert talks["toy_0"].turns[1][0].results == ["None"]
 
 
-def test_the_note_is_a_system_message_in_front(backend):
-    _, generate = held([conversation()], {"toy_0": []}, backend, note="Go on.")
-    assert contents(generate.asked[0][0])[0] == ("system", "Go on.")
+def test_a_prompt_written_for_one_answer_is_told_how_a_turn_goes_on(backend):
+    _, generate = held([conversation()], {"toy_0": []}, backend, messages_of=noted_messages)
+    assert contents(generate.asked[0][0]) == [("system", GO_ON), ("user", "Do 0.")]
+    [system, *_] = prompt_messages(generate.asked[0][0], Prompt(system="Tools: {tools}", tools="signatures"))
+    assert system["content"].startswith("Tools: put(item: str)") and system["content"].endswith(f"\n\n{GO_ON}")
+
+
+def test_bfcls_own_prompt_is_made_of_the_docs_as_they_are(backend):
+    _, generate = held([conversation()], {"toy_0": []}, backend, messages_of=bfcl_messages)
+    first = generate.asked[0][0].messages
+    assert list(first) == bfcl_messages([{"role": "user", "content": "Do 0."}], FUNCTIONS, "toy")
 
 
 def test_a_turn_without_an_end_ends_the_conversation(backend):

@@ -1,24 +1,34 @@
-"""A model's conversations -> verdicts, `outputs.jsonl`, `scores.json` and BFCL's own result files."""
+"""A model's conversations -> verdicts, `outputs.jsonl` and `scores.json`; interrupted ones are begun again."""
 
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from jaxfc.bfcl.backend import Backend
+from jaxfc.bfcl.files import Messages
 from jaxfc.bfcl.multi_turn import Conversation
+from jaxfc.bfcl.results import write_result_rows
 from jaxfc.bfcl.talk import Failed, Generate, Talk, converse
 from jaxfc.bfcl.turns import judge_conversation
 from jaxfc.command import InputError
-from jaxfc.evaluate import Outcome, Scores, score
+from jaxfc.completions import make_greedy
+from jaxfc.data.prompts import Form
+from jaxfc.decoding import make_steps
+from jaxfc.evaluate import BATCHES_AT_ONCE, Outcome, Scores, score
 from jaxfc.files import to_json, write_atomically
 from jaxfc.metrics import is_writer
 from jaxfc.outputs import append_rows, lines, open_partial
 from jaxfc.processes import exchange, from_writer
+from jaxfc.sampler import make_sampler
+from jaxfc.workspace import Workspace
 
 
 class Talked(NamedTuple):
@@ -37,10 +47,69 @@ class Talked(NamedTuple):
 
     @property
     def result(self) -> list[list[str]] | str:
-        """As BFCL's result files have it."""
+        """As BFCL's result files have it; there too, what had to be given up is wrong."""
         if not self.is_whole:
             return f"Error during inference: {self.detail}"
         return [[step["answer"] for step in steps] for steps in self.turns]
+
+
+def evaluate_model_conversations(
+    work: Workspace,
+    conversations: Sequence[Conversation],
+    folder: Path,
+    open_backend: Callable[[], Backend],
+    *,
+    form: Form,
+    messages_of: Messages,
+    buckets: Sequence[int],
+    completion_length: int,
+    batch: int,
+    summarize: Callable[[Scores], Mapping[str, Any]] = lambda scores: {},
+) -> Scores:
+    """Let a model hold all conversations, greedily, into `folder`; see `evaluate_conversations`.
+
+    Args:
+        work: the model.
+        conversations: at least one, with unique ids.
+        folder: where `outputs.jsonl` and `scores.json` go.
+        open_backend: starts the process that runs the calls.
+        form: how the model is asked.
+        messages_of: makes the messages that a conversation begins with.
+        buckets: rising prompt lengths, in tokens; a conversation that becomes longer than the last is wrong.
+        completion_length: tokens after which a completion is cut.
+        batch: prompts decoded together; the mesh splits it evenly.
+        summarize: makes the `aggregates` of `scores.json`.
+
+    Raises:
+        InputError: as of `evaluate_conversations`.
+    """
+    steps = make_steps(work.decoder, work.mesh, group_size=1, length=completion_length, vocabulary=work.vocabulary)
+    sizes = {"buckets": buckets, "batch": batch, "max_tokens": completion_length}
+    greedy = make_greedy(make_sampler(steps, work.mesh), work.tokenizer, form, work.mesh, **sizes)
+    settings = {
+        "model": work.digest,
+        "prompt": dict(form.settings),
+        "prompt_buckets": list(buckets),
+        "completion_length": completion_length,
+        "compute": jax.numpy.dtype(work.decoder.dtype).name,
+    }
+
+    def report(line: str):
+        if is_writer():
+            print(line, file=sys.stderr)
+
+    return evaluate_conversations(
+        folder,
+        conversations,
+        functools.partial(greedy, work.params),
+        form.answer_of,
+        open_backend,
+        messages_of=messages_of,
+        settings=settings,
+        at_once=BATCHES_AT_ONCE * batch,
+        summarize=summarize,
+        report=report,
+    )
 
 
 def evaluate_conversations(
@@ -50,17 +119,17 @@ def evaluate_conversations(
     answer_of: Callable[[str], str],
     open_backend: Callable[[], Backend],
     *,
+    messages_of: Messages,
     settings: Mapping[str, Any],
     at_once: int,
-    note: str = "",
-    summarize: Callable[[Scores], Mapping[str, float]] = lambda scores: {},
+    summarize: Callable[[Scores], Mapping[str, Any]] = lambda scores: {},
     report: Callable[[str], None] = lambda line: None,
 ) -> Scores:
-    """Let a model hold all conversations, and judge them by BFCL's rules.
+    """Hold all conversations, and judge them by BFCL's rules.
 
     Until `outputs.jsonl` and `scores.json` are there, conversations that are over stand in `outputs.partial.jsonl`;
     called again with the same conversations and settings, it goes on from them. On several hosts process 0 runs the
-    calls, reads and writes. `result/jaxfc/multi_turn/` then holds the answers as `bfcl evaluate` reads them.
+    calls, reads and writes.
 
     Args:
         folder: where the files go; made if need be.
@@ -68,9 +137,9 @@ def evaluate_conversations(
         generate: asked for up to `at_once` completions at a time.
         answer_of: takes the answer out of a completion.
         open_backend: starts the process that runs the calls.
+        messages_of: makes the messages that a conversation begins with.
         settings: what decides the completions (model, its digest, prompt, limits), as JSON; kept in `scores.json`.
         at_once: conversations under way at the same time, and so the most that an interruption can lose.
-        note: as of `Talk`.
         summarize: makes the `aggregates` of `scores.json`.
         report: is given a line about the progress.
 
@@ -78,13 +147,14 @@ def evaluate_conversations(
         InputError: the folder holds a partial evaluation of other conversations or settings, or the backend lacks the
             simulated APIs.
     """
-    partial, digest = folder / "outputs.partial.jsonl", _digest(conversations, settings, note)
+    partial, digest = folder / "outputs.partial.jsonl", _digest(conversations, settings, messages_of)
     if len(set(exchange(digest))) > 1:
         raise InputError("the processes evaluate different models, data or settings; give all of them the same.")
-    done = {row["id"]: Talked(**row) for row in from_writer(lambda: open_partial(partial, digest))}
+    held = from_writer(lambda: open_partial(partial, digest, lambda row: Talked(**row)))
+    done = {talked.id: talked for talked in held}
     waiting = [conversation for conversation in conversations if conversation.id not in done]
     with open_backend() if waiting and is_writer() else contextlib.nullcontext() as backend:
-        for talks in converse(waiting, generate, answer_of, backend, at_once=at_once, note=note):
+        for talks in converse(waiting, generate, answer_of, backend, at_once=at_once, messages_of=messages_of):
             fresh = from_writer(functools.partial(_judge_and_append, partial, talks, backend))
             done.update((talked.id, talked) for talked in fresh)
             right = sum(talked.ok for talked in done.values())
@@ -92,47 +162,53 @@ def evaluate_conversations(
     outcomes = [done[conversation.id] for conversation in conversations]
     scores = score([Outcome(each.id, each.kind, None, "", each.ok, each.reason, each.detail) for each in outcomes])
     document = scores.to_json() | {"aggregates": dict(summarize(scores)), "settings": dict(settings)}
-    from_writer(functools.partial(_write, folder, partial, outcomes, document))
+
+    def write():
+        write_atomically(folder / "outputs.jsonl", lines(outcome._asdict() for outcome in outcomes))
+        write_atomically(folder / "scores.json", to_json(document, indent=2) + "\n")
+        partial.unlink()
+
+    from_writer(write)
     return scores
 
 
 def _judge_and_append(partial: Path, talks: Sequence[Talk], backend: Backend) -> list[Talked]:
-    outcomes = [_outcome(talk, backend) for talk in talks]
-    append_rows(partial, (outcome._asdict() for outcome in outcomes))
+    outcomes = [_judged(talk, backend) for talk in talks]
+    append_rows(partial, [outcome._asdict() for outcome in outcomes])
     return outcomes
 
 
-def _outcome(talk: Talk, backend: Backend) -> Talked:
-    transcript = [[step.answer for step in steps] for steps in talk.turns]
-    if talk.failed is None:
-        verdict = judge_conversation(talk.conversation, transcript, backend)
+def _judged(talk: Talk, backend: Backend) -> Talked:
+    conversation = talk.conversation
     turns = [[step._asdict() for step in steps] for steps in talk.turns]
-    found = talk.failed or Failed(verdict.reason, verdict.detail)
-    ok = talk.failed is None and verdict.ok
-    return Talked(talk.conversation.id, talk.conversation.category, ok, *found, talk.failed is None, turns)
+    if isinstance(talk.failed, Failed):
+        return Talked(conversation.id, conversation.category, False, *talk.failed, is_whole=False, turns=turns)
+    transcript = [[step.answer for step in steps] for steps in talk.turns]
+    verdict = judge_conversation(conversation, transcript, backend)
+    return Talked(conversation.id, conversation.category, *verdict, is_whole=True, turns=turns)
 
 
-def _write(folder: Path, partial: Path, outcomes: Sequence[Talked], document: Mapping[str, Any]):
-    write_result_files(folder / "result" / "jaxfc", outcomes)
-    write_atomically(folder / "outputs.jsonl", lines(outcome._asdict() for outcome in outcomes))
-    write_atomically(folder / "scores.json", to_json(document, indent=2) + "\n")
-    partial.unlink()
+def _digest(conversations: Sequence[Conversation], settings: Mapping[str, Any], messages_of: Messages) -> str:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for talk in conversations:
+        first = messages_of(talk.turns[0], talk.functions, talk.category)
+        digest.update(json.dumps([dataclasses.asdict(talk), list(first)], sort_keys=True).encode())
+    return digest.hexdigest()
 
 
-def write_result_files(folder: Path, outcomes: Sequence[Talked]):
-    """Write the answers as `bfcl evaluate` reads them, `multi_turn/BFCL_v4_<category>_result.json`.
+def write_conversation_results(source: Path, folder: Path, name: str):
+    """Write the answers as `bfcl evaluate` reads them, `result/<name>/multi_turn/BFCL_v4_<category>_result.json`.
 
     Args:
-        folder: `result/<model>` of BFCL's project folder; it knows the model by its registry.
-        outcomes: of any categories.
+        source: where `evaluate_conversations` left its `outputs.jsonl`.
+        folder: `BFCL_PROJECT_ROOT` of the official command.
+        name: of the model in bfcl-eval's registry, one that is prompted.
+
+    Raises:
+        InputError: it is no such name.
     """
-    for category in dict.fromkeys(outcome.kind for outcome in outcomes):
-        rows = [{"id": talked.id, "result": talked.result} for talked in outcomes if talked.kind == category]
-        write_atomically(folder / "multi_turn" / f"BFCL_v4_{category}_result.json", lines(rows))
-
-
-def _digest(conversations: Sequence[Conversation], settings: Mapping[str, Any], note: str) -> str:
-    digest = hashlib.sha256(json.dumps([settings, note], sort_keys=True).encode())
-    for conversation in conversations:
-        digest.update(json.dumps(dataclasses.asdict(conversation), sort_keys=True).encode())
-    return digest.hexdigest()
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for line in (source / "outputs.jsonl").read_bytes().splitlines():
+        talked = Talked(**json.loads(line))
+        rows.setdefault(talked.kind, []).append({"id": talked.id, "result": talked.result})
+    write_result_rows(rows, folder, name)

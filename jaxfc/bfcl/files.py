@@ -1,20 +1,53 @@
 """BFCL's question and answer files -> examples."""
 
+import importlib.util
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxfc.bfcl.categories import CATEGORIES, IRRELEVANCE, NOT_EVALUATED, RELEVANCE
+from jaxfc.bfcl.categories import CATEGORIES, IRRELEVANCE, LANGUAGE_OF, RELEVANCE
 from jaxfc.calls.dialects import SchemaError
+from jaxfc.calls.grammars import MissingGrammarError
+from jaxfc.calls.languages import LANGUAGES, foreign_tool
 from jaxfc.calls.match import ANY_CALL
 from jaxfc.calls.schema import AcceptedCall, Tool, accepted_from_bfcl, tool_from_json
 from jaxfc.command import InputError
 from jaxfc.data.example import Example
 from jaxfc.data.sources import read_values
 
+PACKAGE = "bfcl-eval"
+"""Stands for the folder of that package's data, where it is installed beside jaxfc."""
 
-def read_bfcl(folder: Path, categories: Sequence[str] = CATEGORIES) -> list[Example]:
+Messages = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]], str], Sequence[Mapping[str, Any]]]
+"""(an entry's messages, its function docs, its category) -> the messages of its example."""
+
+
+def folder_of(data: str) -> Path:
+    """The folder with BFCL's files: `data` itself, or that of the installed package, which is not imported.
+
+    Raises:
+        InputError: the package is meant, and not installed.
+    """
+    if data != PACKAGE:
+        return Path(data)
+    found = importlib.util.find_spec("bfcl_eval")
+    if found is None or not found.submodule_search_locations:
+        raise InputError(
+            f"data is {PACKAGE}, which is not installed here; give the folder with its BFCL_v4_<category>.json files, "
+            "such as bfcl_eval/data of another environment."
+        )
+    return Path(found.submodule_search_locations[0]) / "data"
+
+
+def own_messages(messages: Sequence[Mapping[str, Any]], docs: Any, category: str) -> Sequence[Mapping[str, Any]]:
+    """An entry's messages as they are: `config.Prompt` says how its tools are shown."""
+    return messages
+
+
+def read_bfcl(
+    folder: Path, categories: Sequence[str] = CATEGORIES, messages_of: Messages = own_messages
+) -> list[Example]:
     """Read the entries of BFCL's question and answer files, category after category.
 
     An example's `kind` is its category. An entry's own system message stays the first of its messages.
@@ -22,22 +55,23 @@ def read_bfcl(folder: Path, categories: Sequence[str] = CATEGORIES) -> list[Exam
     Args:
         folder: holds `BFCL_v4_<category>.json` and `possible_answer/BFCL_v4_<category>.json`, plain or with `.gz`.
         categories: of `CATEGORIES`.
+        messages_of: makes an example's messages.
 
     Raises:
-        InputError: a category that is not evaluated, a file that is missing, or a line that is not BFCL's.
+        InputError: an unknown category, one whose language cannot be parsed for want of its grammar, a file that is
+            missing, or a line that is not BFCL's.
     """
     for category in categories:
-        if category in NOT_EVALUATED:
-            raise InputError(f"BFCL category {category} is not evaluated: only Python calls are parsed.")
         if category not in CATEGORIES:
             raise InputError(f"unknown BFCL category {category}; one of: {', '.join(CATEGORIES)}.")
-    return [example for category in categories for example in _read_category(folder, category)]
+    return [example for category in categories for example in _read_category(folder, category, messages_of)]
 
 
-def _read_category(folder: Path, category: str) -> list[Example]:
+def _read_category(folder: Path, category: str, messages_of: Messages) -> list[Example]:
     questions = list(rows_of(find_file(folder, category)))
     if category in IRRELEVANCE + RELEVANCE:
-        return [_example(where, row, category, accepted_without_answer(category)) for where, row in questions]
+        accepted = accepted_without_answer(category)
+        return [_example(where, row, category, accepted, messages_of) for where, row in questions]
     answer_file = find_file(folder / "possible_answer", category)
     answers = list(rows_of(answer_file))
     if len(answers) != len(questions):
@@ -47,7 +81,7 @@ def _read_category(folder: Path, category: str) -> list[Example]:
         if answer.get("id") != question.get("id"):
             raise InputError(f"{answer_where}: answers {answer.get('id')!r}, but {where} asks {question.get('id')!r}.")
         accepted = accepted_of(answer_where, answer.get("ground_truth"))
-        examples.append(_example(where, question, category, accepted))
+        examples.append(_example(where, question, category, accepted, messages_of))
     return examples
 
 
@@ -68,15 +102,18 @@ def find_file(folder: Path, category: str) -> Path:
     raise InputError(f"{folder}: neither {names[0]} nor {names[1]} is there; the folder should be BFCL v4's data.")
 
 
-def _example(where: str, row: Mapping[str, Any], category: str, accepted: tuple[AcceptedCall, ...]) -> Example:
+def _example(
+    where: str, row: Mapping[str, Any], category: str, accepted: tuple[AcceptedCall, ...], messages_of: Messages
+) -> Example:
     if not isinstance(row.get("id"), str):
         raise InputError(f"{where}: id is {row.get('id')!r}; it should be text.")
     match row.get("question"):
         case [[_, *_] as messages] if all(_is_message(message) for message in messages):
+            tools = tools_of(where, row.get("function"), LANGUAGE_OF.get(category, "python"))
             return Example(
                 id=row["id"],
-                messages=tuple(messages),
-                tools=tools_of(where, row.get("function")),
+                messages=tuple(messages_of(messages, row["function"], category)),
+                tools=tools,
                 accepted=accepted,
                 source="bfcl",
                 licence="Apache-2.0",
@@ -89,13 +126,17 @@ def _is_message(message: Any) -> bool:
     return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
 
 
-def tools_of(where: str, docs: Any) -> tuple[Tool, ...]:
-    """Read function docs; `where` is `file:line`, for the InputError that is raised where they are none."""
+def tools_of(where: str, docs: Any, language: str = "python") -> tuple[Tool, ...]:
+    """Read function docs of one language.
+
+    Raises:
+        InputError: they are none, at `where` (`file:line`); or the language's grammar is not installed.
+    """
     if not isinstance(docs, list):
         raise InputError(f"{where}: the functions should be a list, not {type(docs).__name__}.")
     try:
-        return tuple(tool_from_json(doc) for doc in docs)
-    except SchemaError as error:
+        return tuple(foreign_tool(doc, language) if language in LANGUAGES else tool_from_json(doc) for doc in docs)
+    except (SchemaError, MissingGrammarError) as error:
         raise InputError(f"{where}: {error}") from error
 
 

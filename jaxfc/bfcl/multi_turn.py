@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxfc.bfcl.backend import BFCL_CLASSES, Scene
+from jaxfc.bfcl.categories import MULTI_TURN
 from jaxfc.bfcl.files import find_file, rows_of, tools_of
 from jaxfc.calls.schema import Tool
 from jaxfc.command import InputError
 
-MULTI_TURN = ("multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context")
-"""The multi-turn categories, in the order of BFCL's tables."""
 DOCS = {
     "GorillaFileSystem": "gorilla_file_system.json",
     "MathAPI": "math_api.json",
@@ -32,7 +31,7 @@ class Conversation:
     id: str
     category: str
     turns: tuple[tuple[Mapping[str, Any], ...], ...]
-    """The messages of each turn. A turn without any has held-back functions."""
+    """The messages of each turn, of the first at least one. A turn without any has held-back functions."""
     functions: tuple[Mapping[str, Any], ...]
     """Docs of the functions on offer from the first turn on, as their files have them."""
     held_back: Mapping[int, tuple[Mapping[str, Any], ...]]
@@ -77,7 +76,7 @@ def _read_category(folder: Path, category: str, docs: Mapping[str, list[dict[str
             case (
                 {"id": str(name), "question": [*turns], "initial_config": dict(config), "involved_classes": [*classes]},
                 {"ground_truth": [*reference]},
-            ) if len(turns) == len(reference):
+            ) if len(turns) == len(reference) and turns and turns[0]:
                 pass
             case _:
                 raise InputError(

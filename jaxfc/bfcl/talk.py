@@ -1,10 +1,11 @@
 """Conversations under way: what the model is asked next, and what becomes of its answer; many at a time."""
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxfc.bfcl.backend import Backend, EnvironmentFailure, Session
+from jaxfc.bfcl.files import Messages
 from jaxfc.bfcl.multi_turn import Conversation
 from jaxfc.bfcl.turns import INFERENCE_ERROR, calls_of
 from jaxfc.data.example import Example
@@ -16,12 +17,17 @@ GO_ON = (
     "The results of your calls are given to you in the next message, and you may then make more calls. When a turn "
     "asks for nothing more that your functions can do, leave the list of calls empty, and the next turn begins."
 )
-"""What a system message adds that was written for one question and one answer."""
+"""What is added to a system message that was written for one question and one answer."""
 MORE_FUNCTIONS = "I have updated some more functions you can choose from. What about now?"
 """What the user says, below their docs, when functions are added. From bfcl-eval, Apache-2.0."""
 
 Generate = Callable[[Sequence[Example]], Sequence[str | None]]
 """Examples -> the text of one completion each; None where the prompt is too long."""
+
+
+def noted_messages(messages: Sequence[Mapping[str, Any]], docs: Any, category: str) -> Sequence[Mapping[str, Any]]:
+    """The messages of the first turn, and `GO_ON`; `config.Prompt` says how the tools are shown."""
+    return [{"role": "system", "content": GO_ON}, *messages]
 
 
 class Step(NamedTuple):
@@ -46,20 +52,21 @@ class Failed(NamedTuple):
 class Talk:
     """A conversation under way."""
 
-    def __init__(self, conversation: Conversation, note: str = ""):
+    def __init__(self, conversation: Conversation, messages_of: Messages):
         """Begin with the first turn.
 
         Args:
             conversation: what is said and done.
-            note: what the system message says below the functions.
+            messages_of: makes the messages that the model is first asked with.
         """
         self.conversation = conversation
         self.turns: list[list[Step]] = []
         self.failed: Failed | None = None
         self.is_over = False
         """Whether the model is asked nothing more."""
-        self._messages: list[dict[str, Any]] = [{"role": "system", "content": note}] if note else []
         self._tools = conversation.tools
+        first = messages_of(conversation.turns[0], conversation.functions, conversation.category)
+        self._messages: list[Mapping[str, Any]] = list(first)
         self._begin_turn()
 
     def example(self) -> Example:
@@ -102,8 +109,8 @@ class Talk:
         if number in self.conversation.held_back:
             docs = list(self.conversation.held_back[number])
             self._messages.append({"role": "user", "content": f"{docs}\n{MORE_FUNCTIONS}"})
-        else:
-            self._messages += map(dict, self.conversation.turns[number])
+        elif number:
+            self._messages += self.conversation.turns[number]
 
 
 def converse(
@@ -113,7 +120,7 @@ def converse(
     backend: Backend | None,
     *,
     at_once: int,
-    note: str = "",
+    messages_of: Messages,
 ) -> Iterator[list[Talk]]:
     """Hold conversations, as many at a time as there is room for; one that is over makes room for the next at once.
 
@@ -123,7 +130,7 @@ def converse(
         answer_of: takes the answer out of a completion.
         backend: where process 0 runs the calls of all; the other processes have none.
         at_once: conversations under way at the same time.
-        note: as of `Talk`.
+        messages_of: as of `Talk`.
 
     Yields:
         Those that are over, after each round in which some are.
@@ -133,7 +140,7 @@ def converse(
     while waiting or talking:
         while waiting and len(talking) < at_once:
             conversation = waiting.popleft()
-            talking.append((Talk(conversation, note), backend and backend.open(conversation.scene)))
+            talking.append((Talk(conversation, messages_of), backend and backend.open(conversation.scene)))
         texts = generate([talk.example() for talk, _ in talking])
         _hear([talk for talk, _ in talking], [session for _, session in talking], texts, answer_of)
         over = [(talk, session) for talk, session in talking if talk.is_over]

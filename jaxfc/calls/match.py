@@ -1,9 +1,10 @@
-"""Calls against accepted calls -> Verdict, with a reason: BFCL's rules for Python, for data, reward and evaluation."""
+"""Calls against accepted calls -> Verdict, with a reason: BFCL's rules, for data, reward and evaluation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxfc.calls.dialects import show
+from jaxfc.calls.languages import LANGUAGES, converted
 from jaxfc.calls.parse import ParseError, Syntax, attempts_calls, find_calls, parse_calls
 from jaxfc.calls.schema import AcceptedCall, Call, Tool
 
@@ -39,6 +40,8 @@ _CLEANED = str.maketrans("'", '"', " ,./-_*^")
 def judge_answer(text: str, tools: Sequence[Tool], accepted: Sequence[AcceptedCall], syntax: Syntax) -> Verdict:
     """Parse an answer and hold its calls against the accepted ones. No text raises.
 
+    It is read in the language of the tools; the syntax is that of Python.
+
     Args:
         text: the answer, without chain of thought and wrapper.
         tools: on offer; each accepted call names one of them.
@@ -48,8 +51,9 @@ def judge_answer(text: str, tools: Sequence[Tool], accepted: Sequence[AcceptedCa
             only the lenient syntax reads; `malformed call` if it only looks like one (`parse.attempts_calls`); and
             no call if it is prose.
     """
+    language = LANGUAGES.get(tools[0].language) if tools else None
     try:
-        calls = parse_calls(text, syntax)
+        calls = language.parse(text) if language else parse_calls(text, syntax)
     except ParseError as error:
         if accepted:
             return Verdict(False, error.reason, error.detail)
@@ -105,7 +109,13 @@ def _match_call(call: Call, tool: Tool, expected: AcceptedCall) -> Verdict:
     for name, value in call.arguments.items():
         if name not in tool.properties or name not in expected.arguments:
             return Verdict(False, "unexpected argument", f"{tool.name} is given {name}")
-        fault = _fault(value, tool.properties[name], expected.arguments[name])
+        schema = tool.properties[name]
+        if tool.language in LANGUAGES:
+            try:
+                value, schema = converted(value, schema, tool.language)
+            except ValueError as error:
+                return Verdict(False, "type: conversion", f"{tool.name}.{name}: {error}")
+        fault = _fault(value, schema, expected.arguments[name])
         if fault:
             return Verdict(False, fault, f"{tool.name}.{name} is {show(value)}")
     for name, values in expected.arguments.items():

@@ -27,14 +27,17 @@ _VALUE_TYPES = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tool:
-    """One function on offer, with BFCL's types: string, integer, float, boolean, array, tuple, dict, any."""
+    """One function on offer."""
 
     name: str
     """Dots are part of the name."""
     description: str
     properties: Mapping[str, Mapping[str, Any]]
-    """Parameter name -> its schema: `type`, and where known `description`, `items`, `properties`, `enum`, `default`."""
+    """Parameter name -> its schema: `type`, and where known `description`, `items`, `properties`, `enum`, `default`.
+    The types are BFCL's: string, integer, float, boolean, array, tuple, dict, any; or those of another language."""
     required: tuple[str, ...]
+    language: str = "python"
+    """That its types are named in, and calls to it are written in; see `languages` for the others."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

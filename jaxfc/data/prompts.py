@@ -5,12 +5,13 @@ import functools
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxfc.calls.languages import shown
 from jaxfc.calls.schema import Call, calls_from_accepted, signature, tool_to_openai
 from jaxfc.command import InputError
 from jaxfc.config import Prompt
@@ -115,9 +116,9 @@ def prompt_messages(example: Example, prompt: Prompt) -> list[dict[str, Any]]:
     An example's own system message follows the prompt's, after a blank line.
     """
     if prompt.tools == "json":
-        tools = "\n".join(json.dumps(tool_to_openai(tool), ensure_ascii=False) for tool in example.tools)
+        tools = "\n".join(json.dumps(tool_to_openai(shown(tool)), ensure_ascii=False) for tool in example.tools)
     else:
-        tools = "\n".join(signature(tool) for tool in example.tools)
+        tools = "\n".join(signature(shown(tool)) for tool in example.tools)
     tagged = prompt.wrapper == "tags"
     calls = "[name(argument=value, ...), ...]"
     skeleton = f"{THINK}...{END_THINK}\n{ANSWER}{calls}{END_ANSWER}" if tagged else f"{THINK}...{END_THINK}\n{calls}"
@@ -133,8 +134,7 @@ def prompt_messages(example: Example, prompt: Prompt) -> list[dict[str, Any]]:
 
 def prompt_tokens(example: Example, tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """What the model sees before it writes."""
-    text = tokenizer.chat(prompt_messages(example, prompt)) + (THINK if prompt.opens_think else "")
-    return tokenizer.encode(text)
+    return form_of(prompt).tokens_of(example, tokenizer)
 
 
 def completion_tokens(example: Example, tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
@@ -204,6 +204,41 @@ def answer_of(text: str, prompt: Prompt) -> str:
     if completion.answer is not None:
         return completion.answer
     return text.rpartition(END_THINK)[2].replace(ANSWER, "").replace(END_ANSWER, "")
+
+
+class Form(NamedTuple):
+    """How a model is asked, and where its answer stands."""
+
+    messages_of: Callable[[Example], Sequence[dict[str, Any]]]
+    opening: str
+    """What the prompt ends with, after the chat template."""
+    answer_of: Callable[[str], str]
+    """Takes the answer out of a completion."""
+    settings: Mapping[str, Any]
+    """What decides all that, as JSON."""
+
+    def tokens_of(self, example: Example, tokenizer: Tokenizer) -> list[int]:
+        """What the model sees before it writes."""
+        return tokenizer.encode(tokenizer.chat(self.messages_of(example)) + self.opening)
+
+
+def form_of(prompt: Prompt) -> Form:
+    """The project's own: the tools and the form of the reply stand in the system message."""
+    return Form(
+        functools.partial(prompt_messages, prompt=prompt),
+        THINK if prompt.opens_think else "",
+        functools.partial(answer_of, prompt=prompt),
+        dataclasses.asdict(prompt),
+    )
+
+
+AS_WRITTEN = Form(
+    lambda example: [dict(message) for message in example.messages],
+    "",
+    lambda text: text.rpartition(END_THINK)[2],
+    {"system": "of the examples"},
+)
+"""The messages are complete as they are, and the answer is all that follows the thinking, if there is any."""
 
 
 def cot_mask(pieces: Sequence[bytes], cot: tuple[int, int]) -> np.ndarray:

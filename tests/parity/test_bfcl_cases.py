@@ -5,29 +5,32 @@ from pathlib import Path
 
 import pytest
 
+from jaxfc.bfcl.files import tools_of
 from jaxfc.calls.match import ANY_CALL, judge_answer
 from jaxfc.calls.parse import Syntax
-from jaxfc.calls.schema import accepted_from_bfcl, tool_from_json
+from jaxfc.calls.schema import accepted_from_bfcl
 
 CASES = Path(__file__).parents[3] / "shared" / "data" / "bfcl_cases.jsonl"
 
 
-def judge(category, docs, answer, output):
-    tools = tuple(tool_from_json(doc) for doc in docs)
+def judge(category, docs, answer, output, language="python"):
+    tools = tools_of("row", docs, language)
     accepted = () if "irrelevance" in category else ANY_CALL if "relevance" in category else accepted_from_bfcl(answer)
     return judge_answer(output, tools, accepted, Syntax.BFCL)
 
 
-def test_recorded_cases_get_the_official_verdict():
+@pytest.mark.parametrize(("language", "count"), [("python", 330), ("java", 40), ("javascript", 36)])
+def test_recorded_cases_get_the_official_verdict(language, count):
     if not CASES.is_file():
         pytest.skip(f"the recorded cases are not there: {CASES}")
     rows = [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if row["language"] == "python"]
+    rows = [row for row in rows if row["language"] == language]
     verdicts = {
-        row["id"]: judge(row["category"], row["functions"], row["possible_answer"], row["output"]) for row in rows
+        row["id"]: judge(row["category"], row["functions"], row["possible_answer"], row["output"], language)
+        for row in rows
     }
     wrong = [(row["id"], verdicts[row["id"]]) for row in rows if verdicts[row["id"]].ok != row["official_valid"]]
-    assert not wrong
+    assert not wrong and len(verdicts) == count
     assert {row["official_valid"] for row in rows} == {True, False}
 
 

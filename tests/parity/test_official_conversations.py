@@ -11,7 +11,8 @@ import pytest
 from scripted import corrupted, right_transcript
 
 from jaxfc.bfcl.backend import Backend
-from jaxfc.bfcl.multi_turn import MULTI_TURN, read_multi_turn
+from jaxfc.bfcl.categories import MULTI_TURN
+from jaxfc.bfcl.multi_turn import read_multi_turn
 from jaxfc.bfcl.turns import calls_of, judge_conversation
 
 PYTHON = "JAXFC_BFCL_PYTHON"
