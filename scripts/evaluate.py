@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from jaxfc.bfcl.backend import Backend
 from jaxfc.bfcl.cases import judge_cases, write_verdicts
 from jaxfc.bfcl.categories import CATEGORIES, LANGUAGE_OF, MULTI_TURN
 from jaxfc.bfcl.files import folder_of, own_messages, read_bfcl
@@ -140,6 +141,8 @@ def evaluate(config: Evaluate, arguments):
 
     if config.result_name is not None:
         check_name(config.result_name)
+    if config.multi_turn and is_writer():
+        open_backend(config).close()
     work = open_workspace(config.model, config.mesh, config.prompt)
     summarize = bfcl_aggregates(config, work.digest)
     if arguments.dry_run:
@@ -177,7 +180,6 @@ def complete(config: Evaluate, work, examples, summarize):
 
 def converse(config: Evaluate, work, conversations, summarize):
     """Let the model hold conversations of several turns."""
-    from jaxfc.bfcl.backend import Backend
     from jaxfc.bfcl.conversations import evaluate_model_conversations, write_conversation_results
     from jaxfc.bfcl.talk import noted_messages
     from jaxfc.data.prompts import AS_WRITTEN, form_of
@@ -187,7 +189,7 @@ def converse(config: Evaluate, work, conversations, summarize):
         work,
         conversations,
         Path(config.output),
-        lambda: Backend(config.bfcl_python or sys.executable),
+        lambda: open_backend(config),
         form=AS_WRITTEN if config.asked == "bfcl" else form_of(work.prompt),
         messages_of=bfcl_messages if config.asked == "bfcl" else noted_messages,
         buckets=config.prompt_buckets,
@@ -198,6 +200,11 @@ def converse(config: Evaluate, work, conversations, summarize):
     if config.result_name is not None and is_writer():
         write_conversation_results(Path(config.output), Path(config.output), config.result_name)
     return scores
+
+
+def open_backend(config: Evaluate):
+    """Start the process in which the simulated APIs run."""
+    return Backend(config.bfcl_python or sys.executable)
 
 
 def print_scores(scores, totals):

@@ -1,12 +1,24 @@
+import dataclasses
 import json
 
+import jax
 import pytest
 from toy_talks import Scripted, answer_of, conversation, toy_backend
 
-from jaxfc.bfcl.conversations import evaluate_conversations, write_conversation_results
+from jaxfc.bfcl.conversations import (
+    evaluate_conversations,
+    evaluate_model_conversations,
+    write_conversation_results,
+)
 from jaxfc.bfcl.files import own_messages
 from jaxfc.bfcl.talk import noted_messages
 from jaxfc.command import InputError
+from jaxfc.config import Mesh, Model
+from jaxfc.data.prompts import AS_WRITTEN
+from jaxfc.models.create import make_config, make_tokenizer
+from jaxfc.models.decoder import Decoder
+from jaxfc.models.weights import save_model
+from jaxfc.workspace import open_workspace
 
 RIGHT = ["[put(item='fig')]", "Done.", "[pay(), read()]", "Done."]
 SCRIPT = {
@@ -105,3 +117,33 @@ def test_a_torn_line_is_done_again(tmp_path):
     partial = tmp_path / "outputs.partial.jsonl"
     partial.write_bytes(partial.read_bytes()[:-5])
     assert run_into(tmp_path).overall[:2] == (2, 5)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A small random model."""
+    source, folder = tmp_path_factory.mktemp("tokenizer"), tmp_path_factory.mktemp("models") / "random"
+    make_tokenizer(source, [json.dumps({"text": "Do this. Do that. [put(item='fig')]"})], 300)
+    config = make_config(vocabulary=304, width=32, hidden_width=48, layers=1, heads=2, kv_heads=1)
+    params = Decoder(config).init(jax.random.key(3))
+    save_model(folder, jax.tree.map(lambda a: 20 * a, params), config, source)  # Sharp, so that answers differ.
+    return open_workspace(Model(path=str(folder)), Mesh(data=len(jax.devices())), None)
+
+
+def test_what_a_model_says_depends_on_its_own_conversation_alone(work, tmp_path):
+    def told(folder, *names):
+        long = ({"role": "user", "content": "Do " * 200},)
+        talks = [
+            dataclasses.replace(conversation(name), turns=(({"role": "user", "content": name},), long)[:2])
+            for name in names
+        ]
+        limits = {"form": AS_WRITTEN, "buckets": (64,), "completion_length": 8, "batch": len(jax.devices())}
+        evaluate_model_conversations(work, talks, folder, toy_backend, messages_of=own_messages, **limits)
+        return {row["id"]: row for row in rows_of(folder / "outputs.jsonl")}
+
+    together, alone = told(tmp_path / "all", "a", "b", "c"), told(tmp_path / "b", "b")
+    assert together["b"] == alone["b"] and together["a"]["turns"] != together["b"]["turns"]
+    # An untrained model makes no calls, so that each turn has one step; the second begins with what is too long.
+    assert [len(steps) for steps in alone["b"]["turns"]] == [1, 0] and alone["b"]["detail"] == "prompt too long"
+    settings = json.loads((tmp_path / "b" / "scores.json").read_text())["settings"]
+    assert settings["model"] == work.digest and settings["prompt"] == {"system": "of the examples"}

@@ -1,9 +1,13 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from toy_talks import doc
 
 from jaxfc.bfcl.multi_turn import DOCS, read_multi_turn
+from jaxfc.bfcl.scores import read_results
 from jaxfc.command import InputError
 
 QUESTION = {
@@ -72,3 +76,46 @@ def test_a_folder_without_the_docs_of_the_functions_is_named(tmp_path):
     (folder / "multi_turn_func_doc" / "math_api.json").unlink()
     with pytest.raises(InputError, match=r"math_api.json: not there; .* the whole data folder of bfcl-eval"):
         read_multi_turn(folder, ["multi_turn_miss_func"])
+
+
+# Among the other categories
+
+
+def test_the_scores_of_another_evaluation_of_the_model_are_read(tmp_path):
+    kinds = {"multiple": {"accuracy": 0.5, "correct": 100, "entries": 200}}
+    (tmp_path / "scores.json").write_text(json.dumps({"kinds": kinds, "settings": {"model": "abc"}}))
+    assert read_results(tmp_path, "abc") == {"multiple": (100, 200)}
+    with pytest.raises(InputError, match="scores of another model; its digest is abc, that of this one abd"):
+        read_results(tmp_path, "abd")
+    with pytest.raises(InputError, match="not there; give the output folder"):
+        read_results(tmp_path / "none", "abc")
+    for broken in ("", "[]", '{"settings": {"model": "abc"}, "kinds": {"multiple": 1}}'):
+        (tmp_path / "scores.json").write_text(broken)
+        with pytest.raises(InputError, match="not the scores of an evaluation"):
+            read_results(tmp_path, "abc")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["categories=[multi_turn, multiple]"], "run one, then the other with beside: DIR"),
+        (["categories=[multi_turn_base]", "constrain=true"], "multi-turn categories have neither"),
+        (["categories=[multi_turn]", "samples.count=4"], "multi-turn categories have neither"),
+        (["beside=x", "count=3"], "they need benchmark: bfcl, and count: null"),
+        (["categories=[multi_turn]"], "multi-turn entries need the whole data folder of bfcl-eval"),
+    ],
+)
+def test_settings_of_conversations_that_do_not_go_together_are_refused(tmp_path, settings, message):
+    command = [sys.executable, "scripts/evaluate.py", "--model", tmp_path, "--output", tmp_path / "out"]
+    command += ["--benchmark", "bfcl", "--data", tmp_path, *settings]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interpreter_without_the_simulated_apis_is_refused_before_the_model_is_read(tmp_path):
+    command = [sys.executable, "scripts/evaluate.py", "--model", tmp_path, "--output", tmp_path / "out", "--dry-run"]
+    command += ["--benchmark", "bfcl", "--data", data(tmp_path / "data"), "categories=[multi_turn_miss_func]"]
+    command.append(f"bfcl_python={tmp_path / 'python'}")
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 2 and "no Python interpreter can be started there" in done.stderr

@@ -83,6 +83,10 @@ class Backend:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """End the process."""
         self._end()
 
     def open(self, scene: Scene) -> "Session":
