@@ -68,6 +68,15 @@ def test_a_call_that_kills_the_process_ends_its_session_and_no_other():
         assert other.differences() == ["Lamp.level"]
 
 
+def test_a_process_that_dies_unasked_is_started_anew_at_the_next_call():
+    with toy_backend() as backend, backend.open(SCENE) as one, backend.open(SCENE) as other:
+        one.run("model", ["dim(level=1)"])
+        other.run("model", ["dim(level=2)"])
+        backend._process.kill()
+        other.close()
+        assert one.run("model", ["read()"]) == ['{"level": 1, "label": ""}'] and backend.deaths == 1
+
+
 def test_a_result_that_is_too_long_ends_nothing_but_its_call(backend):
     with backend.open(SCENE) as session:
         with pytest.raises(EnvironmentFailure, match="result too large"):

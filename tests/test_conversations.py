@@ -111,6 +111,11 @@ def test_what_was_interrupted_does_not_go_on_with_other_settings(tmp_path):
             run_into(tmp_path, **changed)
 
 
+def test_ids_that_repeat_are_refused(tmp_path):
+    with pytest.raises(InputError, match="'a' occurs more than once"):
+        run_into(tmp_path, conversations=[*ALL, ALL[0]])
+
+
 def test_a_torn_line_is_done_again(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_into(tmp_path, Scripted(SCRIPT, stop_at=5))

@@ -1,5 +1,6 @@
 """A model's conversations -> verdicts, `outputs.jsonl` and `scores.json`; interrupted ones are begun again."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -144,9 +145,12 @@ def evaluate_conversations(
         report: is given a line about the progress.
 
     Raises:
-        InputError: the folder holds a partial evaluation of other conversations or settings, or the backend lacks the
-            simulated APIs.
+        InputError: ids repeat, the folder holds a partial evaluation of other conversations or settings, or the backend
+            lacks the simulated APIs.
     """
+    repeated = [name for name, count in collections.Counter(talk.id for talk in conversations).items() if count > 1]
+    if repeated:
+        raise InputError(f"conversation id {repeated[0]!r} occurs more than once; outputs are kept by id.")
     partial, digest = folder / "outputs.partial.jsonl", _digest(conversations, settings, messages_of)
     if len(set(exchange(digest))) > 1:
         raise InputError("the processes evaluate different models, data or settings; give all of them the same.")

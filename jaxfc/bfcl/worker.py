@@ -280,7 +280,9 @@ def _limit_memory():
         return  # Not on Windows.
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     limit = MAX_MEMORY if most == resource.RLIM_INFINITY else min(MAX_MEMORY, most)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+    # macOS knows the limit, but takes none below what is in use.
+    with contextlib.suppress(ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (limit, most))
 
 
 if __name__ == "__main__":
