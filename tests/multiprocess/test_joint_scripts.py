@@ -50,6 +50,7 @@ def test_an_evaluation_has_the_same_outputs_and_scores(tmp_path):
     assert sorted(path.name for path in (tmp_path / "2/scores").iterdir()) == ["outputs.jsonl", "scores.json"]
 
 
+@pytest.mark.slow
 def test_conversations_are_those_of_one_process_and_the_first_runs_their_calls(tmp_path):
     for count in (1, 2):
         command = [str(Path(__file__).with_name("talking.py")), str(tmp_path / str(count))]
