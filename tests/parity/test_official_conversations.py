@@ -1,4 +1,8 @@
-"""Conversations and their verdicts against bfcl-eval's own, where its environment is named."""
+"""Conversations, their verdicts and their scores against bfcl-eval's own.
+
+JAXFC_BFCL_PYTHON names an interpreter that has bfcl-eval 2026.3.23; JAXFC_BFCL_COMMAND, the `bfcl` of an environment
+that has its clients too.
+"""
 
 import collections
 import json
@@ -8,11 +12,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from scripted import corrupted, right_transcript
+from scripted import DONE, corrupted, right_transcript
 
 from jaxfc.bfcl.backend import Backend
 from jaxfc.bfcl.categories import MULTI_TURN
+from jaxfc.bfcl.conversations import evaluate_conversations, write_conversation_results
 from jaxfc.bfcl.multi_turn import read_multi_turn
+from jaxfc.bfcl.prompt import bfcl_messages
+from jaxfc.bfcl.talk import converse
 from jaxfc.bfcl.turns import calls_of, judge_conversation
 
 PYTHON = "JAXFC_BFCL_PYTHON"
@@ -33,15 +40,15 @@ def conversations(python):
     return read_multi_turn(Path(found.stdout.strip()) / "data")
 
 
-def official(python, pairs):
-    """The package's verdict, and its results of all calls, for each conversation with its transcript."""
+def official(python, pairs, script=OFFICIAL):
+    """What a script says of each conversation with its transcript: its verdict, and its results of all calls."""
     rows = ({"category": talk.category, "id": talk.id, "result": transcript} for talk, transcript in pairs)
     done = subprocess.run(
-        [python, str(OFFICIAL)],
+        [python, str(script)],
         input="".join(json.dumps(row) + "\n" for row in rows),
         capture_output=True,
         text=True,
-        env={"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0"},
+        env={"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0", "OPENAI_API_KEY": "none"},
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -81,3 +88,78 @@ def test_transcripts_in_which_something_is_wrong_get_the_official_verdict_and_re
     chosen = rng.choices(conversations, k=count)
     reasons = assert_same(python, [(talk, corrupted(talk, rng)[1]) for talk in chosen])
     assert len(reasons) == 5 and min(reasons.values()) > count // 20
+
+
+# The official client and command
+
+
+class Model:
+    """Says what is written for each turn, then that this is all; keeps what it was last asked."""
+
+    def __init__(self, transcripts):
+        self.transcripts, self.places, self.asked = transcripts, {}, {}
+
+    def __call__(self, examples):
+        return [self.answer(example) for example in examples]
+
+    def answer(self, example):
+        self.asked[example.id] = list(example.messages)
+        turn, step = self.places.get(example.id, (0, 0))
+        turns = self.transcripts[example.id]
+        answers = turns[turn] if turn < len(turns) else []
+        text = answers[step] if step < len(answers) else DONE
+        self.places[example.id] = (turn, step + 1) if calls_of(text) else (turn + 1, 0)
+        return text
+
+
+@pytest.fixture(scope="module")
+def command():
+    if "JAXFC_BFCL_COMMAND" not in os.environ:
+        pytest.skip("JAXFC_BFCL_COMMAND names no bfcl command")
+    return os.environ["JAXFC_BFCL_COMMAND"]
+
+
+@pytest.fixture(scope="module")
+def transcripts(conversations):
+    rng = random.Random(1)
+    return {
+        talk.id: right_transcript(talk) if rng.random() < 0.5 else corrupted(talk, rng)[1] for talk in conversations
+    }
+
+
+@pytest.mark.slow
+def test_every_message_is_that_of_the_official_client(python, command, conversations, transcripts):
+    pairs = [(talk, transcripts[talk.id]) for talk in conversations]
+    interpreter = str(Path(command).with_name("python"))
+    theirs = official(interpreter, pairs, OFFICIAL.with_name("official_dialogue.py"))
+    model = Model(transcripts)
+    with Backend(python) as backend:
+        rounds = converse(conversations, model, str, backend, at_once=64, messages_of=bfcl_messages)
+        turns = {talk.conversation.id: talk.turns for talks in rounds for talk in talks}
+    ours = [
+        {"result": [[step.answer for step in steps] for steps in turns[talk.id]], "messages": model.asked[talk.id]}
+        for talk in conversations
+    ]
+    assert [talk.id for talk, our, their in zip(conversations, ours, theirs, strict=True) if our != their] == []
+
+
+@pytest.mark.slow
+def test_the_official_command_counts_as_many_right(python, command, conversations, transcripts, tmp_path):
+    scores = evaluate_conversations(
+        tmp_path,
+        conversations,
+        Model(transcripts),
+        str,
+        lambda: Backend(python),
+        messages_of=bfcl_messages,
+        settings={},
+        at_once=64,
+    )
+    write_conversation_results(tmp_path, tmp_path, "Qwen/Qwen3-0.6B")
+    environment = os.environ | {"BFCL_PROJECT_ROOT": str(tmp_path), "OPENAI_API_KEY": "none"}
+    evaluated = [command, "evaluate", "--model", "Qwen/Qwen3-0.6B", "--test-category", "multi_turn"]
+    subprocess.run(evaluated, env=environment, cwd=tmp_path, capture_output=True, check=True, timeout=900)
+    for category, rate in scores.kinds.items():
+        [file] = tmp_path.rglob(f"BFCL_v4_{category}_score.json")
+        head = json.loads(file.read_text().splitlines()[0])
+        assert (head["correct_count"], head["total_count"]) == rate[:2] and 0 < rate.correct < 200
