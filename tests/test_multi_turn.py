@@ -1,4 +1,5 @@
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from toy_talks import doc
 from jaxfc.bfcl.multi_turn import DOCS, read_multi_turn
 from jaxfc.bfcl.scores import read_results
 from jaxfc.command import InputError
+from jaxfc.config import Model
+from jaxfc.evaluate import Outcome, score
 
 QUESTION = {
     "id": "multi_turn_miss_func_0",
@@ -93,6 +96,21 @@ def test_the_scores_of_another_evaluation_of_the_model_are_read(tmp_path):
         (tmp_path / "scores.json").write_text(broken)
         with pytest.raises(InputError, match="not the scores of an evaluation"):
             read_results(tmp_path, "abc")
+
+
+def test_aggregates_count_the_evaluation_beside_too(tmp_path):
+    kinds = {"multiple": {"correct": 100, "entries": 200}}
+    (tmp_path / "scores.json").write_text(json.dumps({"kinds": kinds, "settings": {"model": "abc"}}))
+    script = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "evaluate.py"))
+    given = {"model": Model(path="x"), "benchmark": "bfcl", "data": "x", "output": "y", "beside": str(tmp_path)}
+    config = script["Evaluate"](categories=("multi_turn",), **given)
+    outcomes = [Outcome(str(n), "multi_turn_base", None, "", n < 6, "", "") for n in range(8)]
+    totals = script["bfcl_aggregates"](config, "abc")(score(outcomes))
+    # Multi-Turn is 6/8 of one of four categories; Non-Live AST has 1/2 in one of its four terms.
+    assert totals["multi_turn"]["value"] == pytest.approx(0.75 / 4)
+    assert totals["overall_v4"]["value"] == pytest.approx(0.3 * 0.75 / 4 + 0.1 * 0.5 / 4)
+    with pytest.raises(InputError, match="has multiple too"):
+        script["bfcl_aggregates"](script["Evaluate"](categories=("multiple",), **given), "abc")
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,9 @@ class Backend:
         self.deaths += 1
         self._process.kill()
         self._process.wait()
-        self._process.stdin.close()
+        # A request that the process did not read is still to be written.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.stdout.close()
 
 
