@@ -1,5 +1,7 @@
 import ast
+import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -151,7 +153,7 @@ def test_the_worker_needs_nothing_but_the_standard_library():
 def test_the_modules_beside_the_worker_do_not_shadow_those_that_it_imports():
     script = "import runpy, sys; sys.path[0] = sys.argv[1]; runpy.run_path(sys.argv[2], run_name='__main__')"
     folder = Path(worker.__file__).parent
-    first = '{"classes": {"x": "categories:x"}, "path": []}\n'
+    first = '{"classes": {"x": "categories:x"}, "path": [], "seconds": 1}\n'
     done = subprocess.run(
         [sys.executable, "-c", script, str(folder), worker.__file__],
         input=first,
@@ -160,3 +162,13 @@ def test_the_modules_beside_the_worker_do_not_shadow_those_that_it_imports():
         env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
     )
     assert "No module named 'categories'" in done.stdout
+
+
+def test_a_worker_whose_parent_is_gone_ends_in_the_midst_of_a_call():
+    first = {"classes": {"Lamp": "toy_apis:Lamp"}, "path": [str(Path(__file__).parent)], "seconds": 1}
+    opened = {"do": "open", "session": 1, "world": {"classes": ["Lamp"], "config": {}, "long_context": False}}
+    run = {"do": "run", "session": 1, "side": "model", "calls": ["blink(seconds=60)"]}
+    with subprocess.Popen([sys.executable, worker.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdin.write(b"".join(json.dumps(each).encode() + b"\n" for each in (first, opened, run)))
+        process.stdin.close()
+        assert process.wait(30) == -signal.SIGALRM

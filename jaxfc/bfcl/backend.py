@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import select
 import signal
@@ -75,7 +76,8 @@ class Backend:
             InputError: there is no such interpreter, or the classes are not installed there.
         """
         self._python, self._deadline, self._opened = python, deadline, 0
-        self._first = {"classes": dict(classes), "path": [str(Path(folder).resolve()) for folder in path]}
+        folders = [str(Path(folder).resolve()) for folder in path]
+        self._first = {"classes": dict(classes), "path": folders, "seconds": math.ceil(2 * deadline)}
         self.deaths = 0
         """How often the process has come to an end; what a session had in it is then gone."""
         self._start()

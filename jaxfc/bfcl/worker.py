@@ -243,8 +243,9 @@ class Host:
 def serve():
     """Answer the JSON lines of standard input on standard output, until it ends.
 
-    The first line is `{"classes": {name: "module:class"}, "path": [folders]}`; the others are requests of `Host`. An
-    answer is `{"value": ...}`, or `{"error": reason, "detail": text}`.
+    The first line is `{"classes": {name: "module:class"}, "path": [folders], "seconds": n}`; the others are requests of
+    `Host`. An answer is `{"value": ...}`, or `{"error": reason, "detail": text}`. A request that takes more than so many
+    seconds ends the process: its parent, which would have ended it before, is gone.
     """
     # Ctrl-C and the notice that the machine is taken away are for the parent, which ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -267,10 +268,12 @@ def serve():
         return
     say({"value": None})
     for line in sys.stdin:
+        signal.alarm(first["seconds"])
         try:
             say({"value": host.answer(json.loads(line))})
         except TooLargeError as error:
             say({"error": "result too large", "detail": str(error)})
+        signal.alarm(0)
 
 
 def _limit_memory():
