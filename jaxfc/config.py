@@ -164,6 +164,22 @@ class Tasks:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PassRate:
+    """Which examples are read, by the part of a given model's completions that was right (`measure_difficulty.py`)."""
+
+    at_least: float = 0.0
+    """Leave out what the model does more rarely than that: it may be too hard, or its answer wrong."""
+    at_most: float = 1.0
+    """Leave out what the model does more often than that: there is nothing left to learn."""
+
+    def __post_init__(self):
+        if not 0 <= self.at_least <= self.at_most <= 1:
+            raise ValueError(
+                f"data.pass_rate is {self.at_least} to {self.at_most}; right are 0 <= at_least <= at_most <= 1."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
     """Where examples come from, and the shapes that they are padded to."""
 
@@ -173,6 +189,8 @@ class Data:
     """Which split of that folder."""
     tasks: Tasks | None = None
     """Generated tasks instead of a folder."""
+    pass_rate: PassRate | None = None
+    """Leave out examples that are too hard or too easy; null reads all. The folder has to have measured them."""
     shuffle: bool = True
     """Read in shuffled order, each epoch anew; else in the order of the source."""
     prompt_buckets: tuple[int, ...] = (512, 1024, 2048)
@@ -183,6 +201,8 @@ class Data:
     def __post_init__(self):
         if (self.path is None) == (self.tasks is None):
             raise ValueError("data needs either path (a prepared folder) or tasks (generated), and not both.")
+        if self.pass_rate is not None and self.tasks is not None:
+            raise ValueError("data.pass_rate is set, but generated tasks have none; leave one of the two out.")
         if not self.prompt_buckets or list(self.prompt_buckets) != sorted(set(self.prompt_buckets)):
             raise ValueError(f"data.prompt_buckets is {self.prompt_buckets}; give rising lengths such as [512, 1024].")
         if self.prompt_buckets[0] < 2 or self.completion_length < 2:

@@ -59,11 +59,16 @@ def _judge_form(completion: Completion, example: Example, syntax: Syntax) -> Ver
 class Answered(NamedTuple):
     """A completion to judge."""
 
-    tokens: list[int]
-    """What the model wrote, the token that ends it left out."""
+    written: bytes
+    """The tokens that the model wrote, the one that ends them left out, as int32: so they travel in no time."""
     ended: bool
     """False: cut at the limit."""
     example: Example
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens that the model wrote, the one that ends them left out."""
+        return np.frombuffer(self.written, np.int32).tolist()
 
 
 class Judge(NamedTuple):
@@ -76,15 +81,15 @@ class Judge(NamedTuple):
     syntax: Syntax
     """How answers are parsed."""
 
-    def __call__(self, answered: Answered) -> tuple[Verdict, np.ndarray]:
-        """The verdict, and for each token whether it is of the chain of thought."""
+    def __call__(self, answered: Answered) -> tuple[Verdict, bytes]:
+        """The verdict, and for each token whether it is of the chain of thought: a byte of 0 or 1."""
         pieces = pieces_of(answered.tokens, self.table)
         completion = read_completion(b"".join(pieces), self.prompt)
         if answered.ended:
             verdict = _judge_form(completion, answered.example, self.syntax)
         else:
             verdict = Verdict(False, "format: cut at the limit")
-        return verdict, cot_mask(pieces, completion.cot)
+        return verdict, cot_mask(pieces, completion.cot).tobytes()
 
 
 def judging_pool(judge: Callable, config: Reward) -> Here | Workers:
@@ -150,11 +155,14 @@ class Judging:
         order = order[self._share.own[rows[order] // self._group]]
         for start in range(0, len(order), CHUNK):
             chosen = order[start : start + CHUNK]
+            ids, numbers = np.asarray(tokens[chosen], np.int32), rows[chosen].tolist()
             items = [
-                Answered(ids[: length - done].tolist(), bool(done), self._examples[row // self._group])
-                for row, ids, length, done in zip(*(a[chosen] for a in (rows, tokens, lengths, ended)), strict=True)
+                Answered(written[: length - done].tobytes(), done, self._examples[row // self._group])
+                for row, written, length, done in zip(
+                    numbers, ids, lengths[chosen].tolist(), ended[chosen].tolist(), strict=True
+                )
             ]
-            self._work.append((rows[chosen].tolist(), self._pool.submit(items)))
+            self._work.append((numbers, self._pool.submit(items)))
 
     def collect(self) -> Judged:
         """Wait until all are judged. One that could not be (`timeout`, `worker died`) is wrong and has no thought.
@@ -171,7 +179,7 @@ class Judging:
                     self._verdicts[row] = Verdict(False, result.reason, result.detail)
                 else:
                     self._verdicts[row], thought = result
-                    self._mask[row, : len(thought)] = thought
+                    self._mask[row, : len(thought)] = np.frombuffer(thought, bool)
         if not self._share.is_exclusive:
             self._learn_the_others()
         rewards = np.array([verdict.ok for verdict in self._verdicts], np.float32).reshape(-1, self._group)

@@ -8,6 +8,8 @@ benchmark.py NAME [--json] [--peer tunix,transformers] [key=value ...]
     loop         a whole RL step, phase by phase                      peers: tunix
     logprobs     token log-probabilities against the dense form
     calls        judging completions on the host
+    checker      decoding and checking answers by BFCL's rules        peers: bfcl-eval
+    validate     the AST stage of preparation, raw rows -> kept or dropped
     loader       prompts from prepared shards
 
 benchmark.py NAME --help lists the settings of that benchmark.
@@ -19,11 +21,13 @@ import sys
 from jaxfc.benchmarks.settings import (
     Benchmark,
     CallsBenchmark,
+    CheckerBenchmark,
     LoaderBenchmark,
     LogprobsBenchmark,
     LoopBenchmark,
     RolloutBenchmark,
     TrainStepBenchmark,
+    ValidateBenchmark,
     check_peers,
 )
 from jaxfc.command import run_command
@@ -64,6 +68,20 @@ def calls(config: CallsBenchmark, peers: tuple[str, ...]):
     return benchmark_calls(config, peers)
 
 
+def checker(config: CheckerBenchmark, peers: tuple[str, ...]):
+    """Checking."""
+    from jaxfc.benchmarks.checker import benchmark_checker
+
+    return benchmark_checker(config, peers)
+
+
+def validate(config: ValidateBenchmark, peers: tuple[str, ...]):
+    """Validating."""
+    from jaxfc.benchmarks.preparation import benchmark_validate
+
+    return benchmark_validate(config, peers)
+
+
 def loader(config: LoaderBenchmark, peers: tuple[str, ...]):
     """Loading."""
     from jaxfc.benchmarks.host import benchmark_loader
@@ -77,6 +95,8 @@ RUNS = {
     LoopBenchmark: loop,
     LogprobsBenchmark: logprobs,
     CallsBenchmark: calls,
+    CheckerBenchmark: checker,
+    ValidateBenchmark: validate,
     LoaderBenchmark: loader,
 }
 BENCHMARKS = {settings.name: settings for settings in RUNS}
@@ -101,7 +121,9 @@ def main(config: Benchmark, arguments):
 def add_arguments(parser):
     """The name of the benchmark, and the peers."""
     parser.add_argument("benchmark", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
-    parser.add_argument("--peer", metavar="NAMES", help="other stacks to run beside ours: tunix, transformers")
+    parser.add_argument(
+        "--peer", metavar="NAMES", help="other stacks to run beside ours: tunix, transformers, bfcl-eval"
+    )
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from jaxfc.data.sources import RawRow, read_rows
-from jaxfc.data.validate import Dropped, Kept, validate, without_repeats
+from jaxfc.data.repeats import without_repeats
+from jaxfc.data.sources.rows import RawRow
+from jaxfc.data.sources.source import read_rows
+from jaxfc.data.validate import Dropped, Kept, validate
 from jaxfc.files import write_atomically
 
 LICENCES = ("Apache-2.0", "CC-BY-4.0", "Apache-2.0 AND CC-BY-4.0")

@@ -12,7 +12,7 @@ from jaxfc.config import Mesh, Model, Prompt
 from jaxfc.constraints import ANYTHING, Constraints, Recorded
 from jaxfc.data.pipeline import pad_prompts
 from jaxfc.data.prompts import completion_tokens, prompt_tokens, read_completion
-from jaxfc.data.sources import read_rows
+from jaxfc.data.sources.source import read_rows
 from jaxfc.data.tasks import generate
 from jaxfc.data.validate import Kept, validate
 from jaxfc.decoding import make_steps

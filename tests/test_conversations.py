@@ -1,154 +1,274 @@
-import dataclasses
 import json
+import time
 
-import jax
 import pytest
-from toy_talks import Scripted, answer_of, conversation, toy_backend
 
-from jaxfc.bfcl.conversations import (
-    evaluate_conversations,
-    evaluate_model_conversations,
-    write_conversation_results,
-)
-from jaxfc.bfcl.files import own_messages
-from jaxfc.bfcl.talk import noted_messages
-from jaxfc.command import InputError
-from jaxfc.config import Mesh, Model
-from jaxfc.data.prompts import AS_WRITTEN
-from jaxfc.models.create import make_config, make_tokenizer
-from jaxfc.models.decoder import Decoder
-from jaxfc.models.weights import save_model
-from jaxfc.workspace import open_workspace
+from jaxfc.data.sources.notations import literal, read_reply
+from jaxfc.data.sources.offers import tools_in
+from jaxfc.data.sources.source import read_rows
+from jaxfc.data.validate import Dropped, Kept, validate
 
-RIGHT = ["[put(item='fig')]", "Done.", "[pay(), read()]", "Done."]
-SCRIPT = {
-    "a": RIGHT,
-    "b": ["[put(item='pear')]"],
-    "c": RIGHT,
-    "d": ["[put(item='fig')]", None],
-    "e": ["[burn()]"],
+WEATHER = {
+    "name": "Get Weather",
+    "description": "The weather of a city.",
+    "parameters": {
+        "type": "dict",
+        "properties": {"city": {"type": "string"}, "days": {"type": "int"}, "in-detail": {"type": "boolean"}},
+        "required": ["city"],
+    },
 }
-ALL = [conversation(name, category="toy" if name < "d" else "hard") for name in SCRIPT]
+TIME = {
+    "type": "function",
+    "function": {
+        "name": "get_time",
+        "description": "The time in a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+OSLO = {"name": "Get Weather", "arguments": {"city": "Oslo", "days": 2, "in-detail": True}}
+ROME = {"name": "get_time", "arguments": {"city": "Rome"}}
+
+TOOLACE = {
+    "system": "You compose functions. The current time is 2031-05-04 10:00:00.Here is a list of functions in JSON "
+    f"format that you can invoke:\n{json.dumps([WEATHER, TIME['function']])}. \nShould you decide to return calls, put "
+    "them in the format of [func1(params_name=params_value, ...), func2(params)]\n",
+    "conversations": [
+        {"from": "user", "value": "How will Oslo be, and what time is it in Rome?"},
+        {"from": "assistant", "value": "[Get Weather(city='Oslo', days=2, in-detail=true), get_time(city=\"Rome\")]"},
+        {"from": "tool", "value": '[{"name": "Get Weather", "results": "snow"}]'},
+        {"from": "assistant", "value": "Snow in Oslo [1]."},
+    ],
+}
+HERMES = {
+    "id": "h-1",
+    "conversations": [
+        {
+            "from": "system",
+            "value": "You are a function calling AI model with signatures within <tools> </tools> XML tags.\n<tools>\n"
+            f"{json.dumps(TIME)}\n{json.dumps({'type': 'function', 'function': WEATHER})}\n</tools>\nReturn a json "
+            "object within <tool_call></tool_call> tags.",
+        },
+        {"from": "human", "value": "How will Oslo be, and what time is it in Rome?"},
+        {
+            "from": "gpt",
+            "value": "<think>Two calls.</think>\nI look.\n<tool_call>\n{'arguments': {'city': 'Oslo', 'days': 2, "
+            "'in-detail': True}, 'name': 'Get Weather'}\n</tool_call>\n<tool_call>\n"
+            f"{json.dumps(ROME)}\n</tool_call>",
+        },
+        {
+            "from": "tool",
+            "value": "<tool_response>\nsnow\n</tool_response>\n<tool_response>\n10:00\n</tool_response>\n",
+        },
+        {"from": "gpt", "value": "Snow, and it is ten."},
+    ],
+}
+OPENAI = {
+    "messages": [
+        {"role": "system", "content": "You are brief."},
+        {"role": "user", "content": [{"type": "text", "text": "How will Oslo be, "}, {"type": "text", "text": "and"}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning_content": "Two calls.",
+            "tool_calls": [
+                {"id": f"c{i}", "type": "function", "function": {**call, "arguments": json.dumps(call["arguments"])}}
+                for i, call in enumerate((OSLO, ROME))
+            ],
+        },
+        {"role": "tool", "tool_call_id": "c0", "content": "snow"},
+        {"role": "tool", "tool_call_id": "c1", "content": "10:00"},
+        {"role": "assistant", "content": "Snow, and it is ten."},
+    ],
+    "tools": [{"type": "function", "function": WEATHER}, TIME],
+}
+GLAIVE = {
+    "system": "SYSTEM: You are a helpful assistant with access to the following functions. Use them if required -\n"
+    f"{json.dumps(TIME['function'], indent=4)}\n\n{json.dumps(WEATHER, indent=4)}\n",
+    "chat": "USER: What time is it in Rome?\n\n\nASSISTANT: <functioncall> "
+    '{"name": "get_time", "arguments": \'{"city": "Rome"}\'} <|endoftext|>\n\n\nFUNCTION RESPONSE: {"time": "10:00"}'
+    "\n\n\nASSISTANT: It's ten. <|endoftext|>\n\n\nUSER: Thanks.\n\n\nASSISTANT: You're welcome! <|endoftext|>\n",
+}
+SHAREGPT = {
+    "conversations": [
+        {"from": "human", "value": "What time is it in Rome?"},
+        {"from": "function_call", "value": json.dumps(ROME)},
+        {"from": "observation", "value": '{"time": "10:00"}'},
+        {"from": "gpt", "value": "Ten."},
+    ],
+    "tools": json.dumps([TIME["function"]]),
+}
 
 
-def run_into(folder, generate=None, conversations=ALL, **changed):
-    given = {"settings": {"model": "abc"}, "at_once": 2, "messages_of": own_messages} | changed
-    return evaluate_conversations(folder, conversations, generate or Scripted(SCRIPT), answer_of, toy_backend, **given)
+def rows_of(tmp_path, *rows):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return list(read_rows(path))
 
 
-def rows_of(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+@pytest.mark.parametrize("row", [TOOLACE, HERMES, OPENAI], ids=["toolace", "hermes", "openai"])
+def test_every_form_gives_the_same_calls_and_an_example_for_each_turn(tmp_path, row):
+    first, second = rows_of(tmp_path, row)
+    assert first.answers == [OSLO, ROME] and second.answers == []
+    assert [first.id, second.id] == [f"{row.get('id', 'rows-1')}#1", f"{row.get('id', 'rows-1')}#2"]
+    assert {first.where, second.where} == {"rows.jsonl:1"}
+    users = [message for message in first.messages if message["role"] != "system"]
+    assert [message["role"] for message in users] == ["user"]
+    assert [message["role"] for message in second.messages[len(first.messages) :]][:2] == ["assistant", "tool"]
+    assert second.messages[len(first.messages)]["tool_calls"] == [OSLO, ROME]
+    assert "snow" in second.messages[-1]["content"] + second.messages[-2]["content"]
+    kept = [validate(raw) for raw in (first, second)]
+    assert all(isinstance(each, Kept) for each in kept), kept
+    weather, hour = kept[0].example.accepted
+    assert (weather.name, hour.name) == ("Get_Weather", "get_time")
+    assert weather.arguments == {"city": ("Oslo",), "days": (2,), "in_detail": (True,)}
+    assert kept[0].example.text == "" and kept[1].example.text == second.text != ""
+    assert kept[1].example.kind == "none" and kept[0].example.kind == "several"
+    history = kept[1].example.messages[len(first.messages)]
+    assert history["tool_calls"][0]["name"] == "Get_Weather" and "in_detail" in history["tool_calls"][0]["arguments"]
 
 
-def files_of(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def test_toolaces_prompt_goes_but_for_the_date(tmp_path):
+    first, _ = rows_of(tmp_path, TOOLACE)
+    assert first.messages[0] == {"role": "system", "content": "The current time is 2031-05-04 10:00:00"}
+    assert first.tools == [WEATHER, TIME["function"]]
 
 
-def test_conversations_are_judged_and_counted(tmp_path):
-    lines = []
-    scores = run_into(tmp_path, summarize=lambda scores: {"half": scores.overall.accuracy / 2}, report=lines.append)
-    assert {kind: rate[:2] for kind, rate in scores.kinds.items()} == {"toy": (2, 3), "hard": (0, 2)}
-    assert scores.reasons == {
-        "multi_turn:instance_state_mismatch": 1,
-        "multi_turn:inference_error": 1,
-        "environment: worker died": 1,
-    }
-    document = json.loads((tmp_path / "scores.json").read_text())
-    assert document["overall"] == 0.4 and document["aggregates"] == {"half": 0.2}
-    assert document["settings"] == {"model": "abc"} and lines[-1] == "5 of 5 conversations held, 2 right"
+def test_hermes_thoughts_are_the_answers_and_never_the_historys(tmp_path):
+    first, second = rows_of(tmp_path, HERMES)
+    assert first.thought == "Two calls."
+    assert second.messages[1] == {"role": "assistant", "content": "I look.", "tool_calls": [OSLO, ROME]}
+    assert second.messages[2] == {"role": "tool", "content": "snow\n10:00"}
+    assert len(first.tools) == 2 and first.messages[0]["role"] == "user"
 
 
-def test_the_outputs_hold_the_whole_transcripts_in_order(tmp_path):
-    run_into(tmp_path)
-    rows = rows_of(tmp_path / "outputs.jsonl")
-    assert [row["id"] for row in rows] == list(SCRIPT)
-    assert rows[0]["turns"][0][0] == {
-        "text": "<think>Hm.</think>[put(item='fig')]",
-        "answer": "[put(item='fig')]",
-        "calls": ["put(item='fig')"],
-        "results": ['{"basket": ["fig"]}'],
-    }
-    assert rows[3]["detail"] == "prompt too long" and len(rows[3]["turns"][0]) == 1
-
-
-def test_the_result_files_are_as_bfcl_reads_them(tmp_path):
-    kinds = {"d": "multi_turn_base", "e": "multi_turn_base"}
-    run_into(tmp_path / "in", conversations=[conversation(n, category=kinds.get(n, "multi_turn_x")) for n in SCRIPT])
-    write_conversation_results(tmp_path / "in", tmp_path / "out", "Some/Model-1")
-    folder = tmp_path / "out" / "result" / "Some_Model-1" / "multi_turn"
-    assert {path.name for path in folder.iterdir()} == {
-        "BFCL_v4_multi_turn_x_result.json",
-        "BFCL_v4_multi_turn_base_result.json",
-    }
-    assert rows_of(folder / "BFCL_v4_multi_turn_x_result.json")[0] == {
-        "id": "a",
-        "result": [["[put(item='fig')]", "Done."], ["[pay(), read()]", "Done."]],
-    }
-    # What is no list fails there as it does here.
-    assert rows_of(folder / "BFCL_v4_multi_turn_base_result.json") == [
-        {"id": "d", "result": "Error during inference: prompt too long"},
-        {"id": "e", "result": "Error during inference: killed by SIGKILL"},
+def test_openais_own_system_prompt_stays_and_its_parts_are_joined(tmp_path):
+    first, second = rows_of(tmp_path, OPENAI)
+    assert first.messages == [
+        {"role": "system", "content": "You are brief."},
+        {"role": "user", "content": "How will Oslo be, and"},
     ]
+    assert first.thought == "Two calls." and second.text == "Snow, and it is ten."
 
 
-def test_an_interrupted_evaluation_goes_on_and_ends_as_an_undisturbed_one(tmp_path):
-    run_into(tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        run_into(tmp_path / "cut", Scripted(SCRIPT, stop_at=5))
-    done = {row["id"] for row in rows_of(tmp_path / "cut" / "outputs.partial.jsonl")[1:]}
-    assert done and done < set(SCRIPT)
-    again = Scripted(SCRIPT)
-    run_into(tmp_path / "cut", again)
-    assert {example.id for asked in again.asked for example in asked} == set(SCRIPT) - done
-    assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
+def test_openais_older_form_and_a_turn_that_is_not_to_be_learned(tmp_path):
+    old = {
+        "messages": [
+            {"role": "user", "content": "Hello."},
+            {"role": "assistant", "content": "Hello!", "weight": 0},
+            {"role": "user", "content": "What time is it in Rome?"},
+            {
+                "role": "assistant",
+                "content": None,
+                "function_call": {"name": "get_time", "arguments": '{"city": "Rome"}'},
+            },
+        ],
+        "functions": [TIME["function"]],
+    }
+    (row,) = rows_of(tmp_path, old)
+    assert row.id == "rows-1#2" and row.answers == [ROME] and len(row.messages) == 3
 
 
-def test_what_was_interrupted_does_not_go_on_with_other_settings(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        run_into(tmp_path, Scripted(SCRIPT, stop_at=1))
-    for changed in ({"settings": {"model": "other"}}, {"messages_of": noted_messages}, {"conversations": ALL[:-1]}):
-        with pytest.raises(InputError, match="another model, data or settings"):
-            run_into(tmp_path, **changed)
+def test_glaives_text_is_taken_apart(tmp_path):
+    rows = rows_of(tmp_path, GLAIVE)
+    assert [row.answers for row in rows] == [[ROME], [], []]
+    assert [row.text for row in rows] == ["", "It's ten.", "You're welcome!"]
+    assert [message["role"] for message in rows[2].messages] == ["user", "assistant", "tool", "assistant", "user"]
+    assert rows[0].tools == [TIME["function"], WEATHER]
+    assert all(isinstance(validate(row), Kept) for row in rows)
 
 
-def test_ids_that_repeat_are_refused(tmp_path):
-    with pytest.raises(InputError, match="'a' occurs more than once"):
-        run_into(tmp_path, conversations=[*ALL, ALL[0]])
+def test_glaive_without_functions_offers_none(tmp_path):
+    system = "SYSTEM: You are a helpful assistant, with no access to external functions.\n"
+    (row,) = rows_of(tmp_path, {"system": system, "chat": "USER: Hi\n\n\nASSISTANT: Hello <|endoftext|>"})
+    assert (row.tools, row.answers, row.text) == ([], [], "Hello")
 
 
-def test_a_torn_line_is_done_again(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        run_into(tmp_path, Scripted(SCRIPT, stop_at=5))
-    partial = tmp_path / "outputs.partial.jsonl"
-    partial.write_bytes(partial.read_bytes()[:-5])
-    assert run_into(tmp_path).overall[:2] == (2, 5)
+def test_calls_may_have_a_turn_of_their_own(tmp_path):
+    call, text = rows_of(tmp_path, SHAREGPT)
+    assert call.answers == [ROME] and text.text == "Ten." and text.messages[2]["role"] == "tool"
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    """A small random model."""
-    source, folder = tmp_path_factory.mktemp("tokenizer"), tmp_path_factory.mktemp("models") / "random"
-    make_tokenizer(source, [json.dumps({"text": "Do this. Do that. [put(item='fig')]"})], 300)
-    config = make_config(vocabulary=304, width=32, hidden_width=48, layers=1, heads=2, kv_heads=1)
-    params = Decoder(config).init(jax.random.key(3))
-    save_model(folder, jax.tree.map(lambda a: 20 * a, params), config, source)  # Sharp, so that answers differ.
-    return open_workspace(Model(path=str(folder)), Mesh(data=len(jax.devices())), None)
+def test_a_table_with_a_column_for_each_key_of_a_turn_is_read_too(tmp_path):
+    turns = SHAREGPT["conversations"]
+    columns = {key: [turn[key] for turn in turns] for key in ("from", "value")}
+    assert rows_of(tmp_path, SHAREGPT | {"conversations": columns}) == rows_of(tmp_path, SHAREGPT)
 
 
-def test_what_a_model_says_depends_on_its_own_conversation_alone(work, tmp_path):
-    def told(folder, *names):
-        long = ({"role": "user", "content": "Do " * 200},)
-        talks = [
-            dataclasses.replace(conversation(name), turns=(({"role": "user", "content": name},), long)[:2])
-            for name in names
-        ]
-        limits = {"form": AS_WRITTEN, "buckets": (64,), "completion_length": 8, "batch": len(jax.devices())}
-        evaluate_model_conversations(work, talks, folder, toy_backend, messages_of=own_messages, **limits)
-        return {row["id"]: row for row in rows_of(folder / "outputs.jsonl")}
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("[get_time(city='Rome'", "answer: not parseable"),
+        ("[get_time('Rome')]", "answer: not parseable"),
+        ("[get_time(city=open('x'))]", "answer: not parseable"),
+        ('<tool_call>{"name": "get_time", "arguments": {</tool_call>', "answer: not parseable"),
+        ("<tool_call>[1, 2]</tool_call>", "answer: not parseable"),
+        ("[get_date(city='Rome')]", "call: unknown tool"),
+        ("[get_time(town='Rome')]", "call: undeclared argument"),
+    ],
+)
+def test_calls_that_cannot_be_read_drop_their_turn_with_a_reason(tmp_path, value, reason):
+    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": value}]
+    (row,) = rows_of(tmp_path, {"conversations": turns, "tools": [TIME["function"]]})
+    dropped = validate(row)
+    assert isinstance(dropped, Dropped) and dropped.reason == reason
 
-    together, alone = told(tmp_path / "all", "a", "b", "c"), told(tmp_path / "b", "b")
-    assert together["b"] == alone["b"] and together["a"]["turns"] != together["b"]["turns"]
-    # An untrained model makes no calls, so that each turn has one step; the second begins with what is too long.
-    assert [len(steps) for steps in alone["b"]["turns"]] == [1, 0] and alone["b"]["detail"] == "prompt too long"
-    settings = json.loads((tmp_path / "b" / "scores.json").read_text())["settings"]
-    assert settings["model"] == work.digest and settings["prompt"] == {"system": "of the examples"}
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, "tools: not parseable"),
+        ({"conversations": [{"from": "human", "value": "q"}], "tools": [TIME]}, "answer: not parseable"),
+        ({"conversations": [{"from": "gpt", "value": "Hi!"}], "tools": [TIME]}, "prompt: malformed"),
+        ({"conversations": 17, "tools": [TIME]}, "prompt: malformed"),
+        ({"messages": [17], "tools": [TIME]}, "prompt: malformed"),
+        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": None}], "tools": [TIME]}, ""),
+        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": " "}], "tools": [TIME]}, ""),
+        ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": 3}], "tools": [TIME]}, ""),
+    ],
+)
+def test_a_conversation_that_is_none_is_a_dropped_row_and_no_crash(tmp_path, row, reason):
+    (raw,) = rows_of(tmp_path, row)
+    result = validate(raw)
+    assert isinstance(result, Dropped) and result.reason == (reason or "answer: not parseable")
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        ("[]", []),
+        ("[a.b(x=1)]", [{"name": "a.b", "arguments": {"x": 1}}]),
+        ("[f(), f()]", [{"name": "f", "arguments": {}}] * 2),
+        ("[f(x=[1, (2, 3)], y={'a': 'b, c)'})]", [{"name": "f", "arguments": {"x": [1, (2, 3)], "y": {"a": "b, c)"}}}]),
+        ("[Odd (name)(x=null)]", [{"name": "Odd (name)", "arguments": {"x": None}}]),
+        ("[f(x='true', y=true)] ", [{"name": "f", "arguments": {"x": "true", "y": True}}]),
+        ("[f(x=1, x=2)]", "[f(x=1, x=2)]"),
+        ("[f(x=1) and more]", "[f(x=1) and more]"),
+        ("[f(x=1)], more", "[f(x=1)], more"),
+        ("[f(x=a if b else c)]", "[f(x=a if b else c)]"),
+        ("[f(x=1, **{'y': 2})]", "[f(x=1, **{'y': 2})]"),
+        ("[1] and [2](of course)", []),
+        ("[a map](http://x.y)", []),
+        ("Call f(x=1).", []),
+    ],
+)
+def test_a_list_of_calls_is_told_from_prose(text, calls):
+    assert read_reply(text, ["f", "a.b", "Odd (name)"]).calls == calls
+
+
+@pytest.mark.parametrize("text", ["[" * 50_000 + "f(", "[f(x=" + "(" * 50_000, "[f(x=" + "'a" * 20_000, "[f(" * 9_000])
+def test_a_hostile_text_is_no_call_and_costs_no_time(text):
+    start = time.process_time()
+    for body in (text, f"<tool_call>{text}</tool_call>", f"<functioncall> {text}", f"<think>{text}"):
+        assert read_reply(body, ["f"]).calls in ([], body)
+    assert time.process_time() - start < 1
+
+
+def test_a_literal_is_json_or_pythons_and_never_code():
+    assert literal('{"a": [1, null]}') == literal("{'a': [1, None]}") == literal("{'a': [1, null]}") == {"a": [1, None]}
+    assert literal("f(x)") is literal("1, y=2") is literal("{") is literal("__import__('os')") is None
+
+
+def test_a_prompt_without_tools_is_itself():
+    assert tools_in("You are brief.") == "You are brief."
+    assert tools_in("Functions: []") == [] == tools_in("<tools>[]</tools>")
+    assert tools_in("<tools>{broken</tools>") == "<tools>{broken</tools>"

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 
 from jaxfc.calls.schema import AcceptedCall, Tool
 from jaxfc.command import InputError
-from jaxfc.data.dataset import MANIFEST, open_split, read_manifest, write_dataset
+from jaxfc.data.dataset import MANIFEST, open_split, read_manifest
 from jaxfc.data.example import Example
+from jaxfc.data.shards import DatasetWriter, finish_dataset, new_dataset, write_dataset
+from jaxfc.data.wire import FEATURE, from_record, to_record
 
 
 def example(number):
@@ -78,6 +81,46 @@ def test_tfds_reads_the_folder_too(folder):
     record = builder.as_data_source("train")[5]
     assert json.loads(record["json"])["id"] == "e-5"
     assert builder.info.splits["train"].num_examples == 300
+
+
+def test_tfds_finds_it_by_name_in_a_folder_of_datasets(folder, tmp_path):
+    import tensorflow_datasets as tfds
+
+    shutil.copytree(folder, tmp_path / "function_calls" / "1.0.0")
+    source = tfds.data_source("function_calls", split="train", data_dir=str(tmp_path))
+    assert len(source) == 300 and json.loads(source[299]["json"])["id"] == "e-299"
+    assert "tensorflow" not in sys.modules
+
+
+def test_records_are_those_of_tfdss_own_serializer():
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+    features = tfds.features.FeaturesDict({FEATURE: tfds.features.Text()})
+    serializer = ExampleSerializer(features.get_serialized_info())
+    for length in (0, 1, 100, 127, 128, 16_383, 16_384, 3_000_000):
+        value = "x" * length
+        record = serializer.serialize_example(features.encode_example({FEATURE: value}))
+        assert to_record(value.encode()) == record and from_record(record) == value.encode()
+
+
+def test_a_split_larger_than_a_shard_is_in_several_and_reads_as_one(tmp_path):
+    with new_dataset(tmp_path / "set") as temporary:
+        writer = DatasetWriter(temporary, 10_000)
+        for each in SPLITS["train"]:
+            writer.add("train", each)
+        finish_dataset(temporary, writer.close(), {}, {})
+    shards = read_manifest(tmp_path / "set")["splits"]["train"]["shards"]
+    names = [f"function_calls-train.array_record-{i:05}-of-{len(shards):05}" for i in range(len(shards))]
+    assert len(shards) > 5 and [each["file"] for each in shards] == names
+    source = open_split(tmp_path / "set", "train")
+    assert [source[index] for index in range(len(source))] == SPLITS["train"]
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(tmp_path / "set"))
+    # A shard ends with the example that reaches the limit.
+    assert len(builder.info.splits["train"].shard_lengths) == len(shards)
+    assert json.loads(builder.as_data_source("train")[299]["json"])["id"] == "e-299"
 
 
 def test_the_manifest_vouches_for_every_shard(folder):

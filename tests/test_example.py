@@ -33,6 +33,10 @@ EXAMPLES = st.builds(
     kind=st.text(),
     thought=st.text(),
     text=st.text(),
+    weight=st.floats(min_value=0, allow_nan=False, allow_infinity=False),
+    pass_rate=st.none() | st.floats(min_value=0, max_value=1),
+    origin=st.text(),
+    repairs=st.lists(st.text(), max_size=2).map(tuple),
 )
 
 

@@ -9,7 +9,7 @@ from jaxfc.calls.grammar import answer_grammar, literal
 from jaxfc.calls.parse import Syntax, parse_calls
 from jaxfc.calls.schema import Tool, calls_from_accepted
 from jaxfc.data.prompts import calls_text
-from jaxfc.data.sources import read_rows
+from jaxfc.data.sources.source import read_rows
 from jaxfc.data.tasks import SPLITS, generate
 from jaxfc.data.validate import Kept, validate
 

@@ -9,9 +9,10 @@ import pytest
 from tiny import SEED_PROMPT, weather_example
 
 from jaxfc.command import InputError
-from jaxfc.config import Careless, Data, Tasks
+from jaxfc.config import Careless, Data, PassRate, Tasks
 from jaxfc.data.pipeline import Batches, TaskSource, bucket_of, open_examples, pad_prompts
 from jaxfc.data.prompts import completion_tokens, prompt_tokens
+from jaxfc.data.shards import write_dataset
 from jaxfc.data.tasks import generate
 from jaxfc.processes import Share
 
@@ -100,6 +101,69 @@ def test_every_example_is_read_once_an_epoch_and_each_epoch_has_its_own_order(ba
     epochs = [read[:24], read[24:48], read[48:]]
     assert all(sorted(epoch) == sorted(epochs[0]) and len(set(epoch)) == 24 for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
+
+
+def weighted(*weights):
+    named = (weather_example(f"city{index}") for index in range(len(weights)))
+    return [dataclasses.replace(each, weight=weight) for each, weight in zip(named, weights, strict=True)]
+
+
+def test_an_epoch_shows_examples_as_often_as_their_weights_say(batches):
+    examples = weighted(2.0, 0.0, 1.0, 3.0)
+    read = [name for batch in take(batches(batch=3, examples=examples), 4) for name in ids(batch)]
+    expected = ["city0"] * 2 + ["city2"] + ["city3"] * 3
+    assert sorted(read[:6]) == sorted(read[6:]) == expected and read[:6] != read[6:]
+
+
+def test_with_weights_too_a_saved_position_goes_on_exactly(batches):
+    examples = weighted(*np.random.default_rng(0).uniform(0, 3, 20))
+    original = batches(batch=3, examples=examples)
+    take(original, 25)
+    state = json.loads(json.dumps(original.get_state()))
+    resumed = batches(batch=3, examples=examples)
+    resumed.set_state(state)
+    for one, two in zip(take(original, 25), take(resumed, 25), strict=True):
+        assert_same(one, two)
+
+
+def test_weights_that_leave_nothing_to_read_are_refused(batches):
+    with pytest.raises(InputError, match=r"split train: the weights add up to 0"):
+        batches(examples=weighted(0.0, 0.0))
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("measured") / "set"
+    rates = [0.0, 0.25, 0.5, 1.0]
+    examples = [
+        dataclasses.replace(weather_example(f"city{index}"), pass_rate=rate, weight=1.0 + index % 2)
+        for index, rate in enumerate(rates)
+    ]
+    unknown = [*examples, weather_example("Oslo")]
+    write_dataset(folder, {"train": examples, "tune": unknown}, {}, {})
+    return folder
+
+
+def test_a_pass_rate_leaves_out_what_is_too_hard_and_too_easy_and_keeps_the_weights(batches, measured):
+    data = dataclasses.replace(DATA, tasks=None, path=str(measured), pass_rate=PassRate(at_least=0.1, at_most=0.9))
+    examples = open_examples(data)
+    assert [examples[index].id for index in range(len(examples))] == ["city1", "city2"]
+    read = [name for batch in take(batches(data, batch=3), 2) for name in ids(batch)]
+    assert sorted(read) == ["city1"] * 4 + ["city2"] * 2
+    whole = open_examples(dataclasses.replace(data, pass_rate=None))
+    assert len(whole) == 4 and [whole.numbers(index) for index in (0, 1)] == [(1.0, 0.0), (2.0, 0.25)]
+
+
+def test_a_pass_rate_that_is_not_known_or_that_nothing_has_is_refused(measured):
+    data = dataclasses.replace(DATA, tasks=None, path=str(measured), pass_rate=PassRate(at_least=0.6, at_most=0.9))
+    with pytest.raises(InputError, match=r"none of the 4 examples in train has a pass rate of 0\.6 to 0\.9"):
+        open_examples(data)
+    with pytest.raises(InputError, match=r"of 1 of the 5 examples in tune \(first Oslo\) none is known"):
+        open_examples(dataclasses.replace(data, split="tune"))
+    with pytest.raises(ValueError, match="generated tasks have none"):
+        dataclasses.replace(DATA, pass_rate=PassRate())
+    with pytest.raises(ValueError, match=r"right are 0 <= at_least <= at_most <= 1"):
+        PassRate(at_least=0.5, at_most=0.4)
 
 
 class Rooms:
@@ -194,6 +258,24 @@ def test_each_process_has_its_rows_of_the_same_batches_and_reads_no_others(batch
         assert len(foreign) == len(set(foreign))
         last = max(int(name.rpartition("-")[2]) for batch in expected for name in ids(batch))
         assert len(sources[number].read) < 256 / count + last / count + len(held) + 100
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_with_weights_all_processes_read_the_same_stream(batches, seed_tokenizer, monkeypatch, count):
+    examples = weighted(*np.random.default_rng(1).uniform(0, 3, 30))
+    alone = batches(batch=6, examples=examples)
+    expected, middle = take(alone, 5), alone.get_state()
+    expected += take(alone, 5)
+
+    def process(number: int):
+        share = dealt(6, count, number)
+        stream = Batches(examples, DATA, SEED_PROMPT, seed_tokenizer, batch=6, seed=0, share=share)
+        stream.set_state(json.loads(json.dumps(middle)))
+        return share, take(stream, 5)
+
+    for share, found in Rooms(count, monkeypatch).run(process):
+        for batch, whole in zip(found, expected[5:], strict=True):
+            assert ids(batch) == [ids(whole)[row] for row in share.held]
 
 
 def test_without_shuffling_the_order_is_the_sources(batches):

@@ -1,13 +1,24 @@
+import contextlib
+import dataclasses
 import gzip
 import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
 
 import pytest
 
 from jaxfc.command import InputError
-from jaxfc.data.sources import read_rows
+from jaxfc.data.sources import reading
+from jaxfc.data.sources.hub import without_nulls
+from jaxfc.data.sources.source import Source, read_rows, read_source
+from jaxfc.data.validate import Kept, validate
 
 TOOL = {"name": "f", "description": "", "parameters": {"a": {"type": "int", "description": ""}}}
 ANSWERS = [{"name": "f", "arguments": {"a": 1}}]
+SHARED = Path(__file__).parents[2] / "shared" / "data"
 XLAM = {"id": 7, "query": "Call f.", "answers": json.dumps(ANSWERS), "tools": json.dumps([TOOL])}
 COMMON = {"id": "mine-1", "source": "mine", "licence": "MIT", "query": "Call f.", "tools": [TOOL], "answers": ANSWERS}
 
@@ -123,3 +134,224 @@ def test_text_that_is_not_utf8_is_named_with_its_line(tmp_path):
 @pytest.mark.parametrize("name", ["missing.jsonl", ""])
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
     assert f"{tmp_path / name}: cannot be read" in error_of(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"text": "q"}, "a row of an unknown form; found text. Known: query or messages with tools with answers; "),
+        ({}, "a row of an unknown form; found no keys"),
+        (
+            {"conversations": [], "chat": "", "system": ""},
+            "several forms (conversations; chat with system); found conv",
+        ),
+        ({"question": [[]], "function": []}, "BFCL's question None has no answer (ground_truth)"),
+        ({"question": [[], []], "function": [], "ground_truth": []}, "BFCL's question None has 2 turns; one is read"),
+    ],
+)
+def test_a_row_of_an_unknown_form_is_named_with_what_it_has(tmp_path, row, problem):
+    path = write(tmp_path / "rows.jsonl", f"{json.dumps(COMMON)}\n{json.dumps(row)}\n")
+    assert f"{path}:2: " in error_of(path) and problem in error_of(path)
+
+
+@contextlib.contextmanager
+def peak_memory():
+    tracemalloc.start()
+    try:
+        peak = []
+        yield lambda: peak[0]
+        peak.append(tracemalloc.get_traced_memory()[1])
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_array_is_read_in_little_memory_whatever_its_lines(tmp_path):
+    row = json.dumps(COMMON | {"query": "q" * 5000})
+    for name, separator in (("one_line.json", ","), ("lines.json", ",\n")):
+        path = write(tmp_path / name, f"[{separator.join([row] * 4000)}]")
+        with peak_memory() as peak:
+            lines = [line for line, _ in reading.read_values(path)]
+        assert lines == ([1] * 4000 if name == "one_line.json" else list(range(1, 4001)))
+        assert path.stat().st_size > 20e6 and peak() < 3e6
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
+def test_where_the_chunks_of_an_array_end_makes_no_difference(tmp_path, monkeypatch, chunk):
+    values = [{"a": 'é\u2028"\\', "b": [1.5e3, -12, True, None]}, 123, 45, "tréma", [], {}, [[{"c": "\U0001f600"}]]]
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    path = write(tmp_path / "x.json", f"\n\n{text}\n")
+    expected = list(reading.read_values(path))
+    monkeypatch.setattr(reading, "_CHUNK", chunk)
+    assert list(reading.read_values(path)) == expected
+    assert [value for _, value in expected] == values and expected[0][0] == 4
+
+
+def test_a_broken_array_is_not_read_to_its_end(tmp_path):
+    path = write(tmp_path / "x.json", f'[{json.dumps(COMMON)},\n{{"a": oops}},\n' + ",".join(["{}"] * 400_000) + "]")
+    with peak_memory() as peak:
+        assert f"{path}:2: not JSON (Expecting value)" in error_of(path)
+    assert peak() < 3e6
+
+
+def test_a_value_that_never_ends_is_refused_in_bounded_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "LONGEST", 1 << 20)
+    path = write(tmp_path / "x.json", f'[{json.dumps(COMMON)},\n{{"a": "' + "x" * (6 << 20))
+    assert f"{path}:2: not JSON (Unterminated string" in error_of(path)
+    path = write(tmp_path / "x.jsonl", json.dumps(COMMON) + '\n{"a": "' + "x" * (6 << 20))
+    assert f"{path}:2: the line is longer than 1 MiB" in error_of(path)
+
+
+def test_xlams_native_form_gives_the_examples_of_its_rows_in_the_common_form():
+    if not SHARED.is_dir():
+        pytest.skip("the large data set ../shared/data is not here")
+    common = {row.id: row for row in read_rows(SHARED / "train_raw.jsonl.gz") if row.source == "xlam60k"}
+    native = {row.id: row for row in read_rows(SHARED / "xlam_native.jsonl.gz")}
+    assert len(native) == 883 and native.keys() == common.keys()
+    tuples = 0
+    for name, row in native.items():
+        one, other = validate(row), validate(common[name])
+        if not isinstance(one, Kept):
+            assert (one.id, one.source, one.reason, one.detail) == (other.id, other.source, other.reason, other.detail)
+            continue
+        # Tuples, which Python's types have, were made arrays for the common form, since JSON Schema has none.
+        has_tuples = "Tuple[" in json.dumps(row.tools)
+        tuples += has_tuples
+        assert (one.example.tools == other.example.tools) != has_tuples
+        tools = json.loads(
+            json.dumps([dataclasses.asdict(tool) for tool in one.example.tools]).replace('"tuple"', '"array"')
+        )
+        assert tools == json.loads(json.dumps([dataclasses.asdict(tool) for tool in other.example.tools]))
+        assert dataclasses.replace(one.example, tools=()) == dataclasses.replace(other.example, tools=())
+        assert one.repairs == other.repairs
+    assert tuples == 14
+
+
+BFCL_TOOL = {"name": "m.f", "description": "", "parameters": {"type": "dict", "properties": {"a": {"type": "integer"}}}}
+QUESTION = {"id": "simple_0", "question": [[{"role": "user", "content": "q"}]], "function": [BFCL_TOOL]}
+ANSWER = {"id": "simple_0", "ground_truth": [{"m.f": {"a": [1, 2, ""]}}]}
+
+
+def bfcl(folder, name, questions, answers):
+    (folder / "possible_answer").mkdir(exist_ok=True)
+    write(folder / "possible_answer" / name, "".join(json.dumps(answer) + "\n" for answer in answers))
+    return write(folder / name, "".join(json.dumps(question) + "\n" for question in questions))
+
+
+def test_bfcls_questions_have_all_the_accepted_values_of_their_answers(tmp_path):
+    (row,) = read_rows(bfcl(tmp_path, "BFCL_v4_simple_python.json", [QUESTION], [ANSWER]))
+    assert row.answers == [{"name": "m.f", "arguments": {"a": 1}}]
+    kept = validate(row)
+    assert isinstance(kept, Kept) and kept.example.accepted[0].arguments == {"a": (1, 2, "")}
+    assert (kept.example.source, kept.example.licence) == ("bfcl", "Apache-2.0")
+
+
+def test_bfcls_irrelevance_has_no_call_as_answer_and_relevance_is_refused(tmp_path):
+    (row,) = read_rows(write(tmp_path / "BFCL_v4_live_irrelevance.json", json.dumps(QUESTION)))
+    assert row.answers == [] and validate(row).example.kind == "none"
+    assert "has no answer" in error_of(write(tmp_path / "BFCL_v4_live_relevance.json", json.dumps(QUESTION)))
+
+
+@pytest.mark.parametrize("answers", [[], [ANSWER | {"id": "simple_1"}], [{"id": "simple_0"}]])
+def test_an_answer_to_another_question_is_refused(tmp_path, answers):
+    path = bfcl(tmp_path, "BFCL_v4_simple_python.json", [QUESTION], answers)
+    assert "the answer to simple_0 was expected" in error_of(path)
+
+
+@pytest.mark.parametrize(("category", "rows", "kept"), [("simple_python", 400, 399), ("irrelevance", 240, 240)])
+def test_bfcls_own_files_are_read(category, rows, kept):
+    if not SHARED.is_dir():
+        pytest.skip("the large data set ../shared/data is not here")
+    results = [validate(row) for row in read_rows(SHARED / "bfcl" / f"BFCL_v4_{category}.json.gz")]
+    assert (len(results), sum(isinstance(result, Kept) for result in results)) == (rows, kept)
+
+
+# Folders and the hub
+
+
+def test_a_source_names_licenses_and_weighs_its_rows(tmp_path):
+    path = write(
+        tmp_path / "mine.jsonl", json.dumps({k: v for k, v in COMMON.items() if k not in ("source", "licence")})
+    )
+    (row,) = read_source(Source(path=str(path), licence="MIT", weight=2.5))
+    assert (row.source, row.licence, row.weight) == ("mine", "MIT", 2.5)
+    (row,) = read_source(Source(path=str(path), name="ours"))
+    assert (row.source, row.licence, row.weight) == ("ours", "", 1.0)
+    (row,) = read_source(Source(path=str(write(path, json.dumps(COMMON))), licence="Apache-2.0"))
+    assert (row.source, row.licence) == ("mine", "MIT")
+    assert validate(dataclasses.replace(row, weight=3.0)).example.weight == 3.0
+
+
+@pytest.mark.parametrize("wrong", [{}, {"path": "a", "dataset": "b"}, {"path": "a", "weight": -1.0}])
+def test_a_source_that_is_none_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"either path|at least 0"):
+        Source(**wrong)
+
+
+def table(path, rows):
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+def test_a_folder_of_parquet_files_is_read_split_by_split(tmp_path):
+    rows = [XLAM | {"id": number} for number in range(5)]
+    table(tmp_path / "train-00000-of-00002.parquet", rows[:2])
+    table(tmp_path / "train-00001-of-00002.parquet", rows[2:4])
+    table(tmp_path / "test-00000-of-00001.parquet", rows[4:])
+    train, test = (list(read_source(Source(path=str(tmp_path), split=split))) for split in ("train", "test"))
+    assert [row.id for row in train] == [f"xlam60k-{number:05d}" for number in range(4)]
+    assert [row.id for row in test] == ["xlam60k-00004"] and train[0].answers == ANSWERS
+    assert train[1].where == f"{tmp_path.name}:2"
+    (alone,) = read_source(Source(path=str(tmp_path / "test-00000-of-00001.parquet")))
+    assert dataclasses.replace(alone, where="") == dataclasses.replace(test[0], where="")
+    with pytest.raises(InputError, match="has no split tune; its splits are train, test"):
+        list(read_source(Source(path=str(tmp_path), split="tune")))
+
+
+def test_keys_that_a_table_gives_to_every_row_are_none_of_a_tools(tmp_path):
+    other = {"name": "g", "description": "", "parameters": {"b": {"type": "str", "description": ""}}}
+    rows = [{"id": str(i), "query": "q", "tools": [tool], "answers": []} for i, tool in enumerate((TOOL, other))]
+    table(tmp_path / "rows.parquet", rows)
+    assert [row.tools for row in read_source(Source(path=str(tmp_path)))] == [[TOOL], [other]]
+    assert without_nulls([{"a": None, "b": [{"c": None}]}, None]) == [{"b": [{}]}, None]
+
+
+def test_a_folder_that_datasets_saved_is_read(tmp_path):
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list([XLAM]).save_to_disk(str(tmp_path / "saved"))
+    (row,) = read_source(Source(path=str(tmp_path / "saved")))
+    assert row.id == "xlam60k-00007"
+
+
+def test_a_folder_of_json_files_may_have_rows_of_different_shapes(tmp_path):
+    write(tmp_path / "train-1.jsonl.gz", f"{json.dumps(COMMON)}\n{json.dumps(XLAM)}\n")
+    write(tmp_path / "train-2.json", json.dumps([COMMON | {"answers": [{"name": "f", "arguments": {"a": "text"}}]}]))
+    rows = list(read_source(Source(path=str(tmp_path))))
+    assert [row.where for row in rows] == ["train-1.jsonl.gz:1", "train-1.jsonl.gz:2", "train-2.json:1"]
+    assert [row.source for row in rows] == ["mine", "xlam60k", "mine"]
+    write(tmp_path / "train-2.json", "[{]")
+    with pytest.raises(InputError, match=r"train-2\.json:1: not JSON"):
+        list(read_source(Source(path=str(tmp_path))))
+
+
+def test_an_empty_folder_and_a_broken_table_are_clear_messages(tmp_path):
+    with pytest.raises(InputError, match="cannot be"):
+        list(read_source(Source(path=str(tmp_path))))
+    write(tmp_path / "rows.parquet", "no table")
+    with pytest.raises(InputError, match="cannot be read"):
+        list(read_source(Source(path=str(tmp_path))))
+
+
+def test_a_dataset_that_cannot_be_reached_is_a_clear_message():
+    code = (
+        "from jaxfc.data.sources.source import Source, read_source\n"
+        "from jaxfc.command import InputError\n"
+        "try:\n    list(read_source(Source(dataset='nobody/nothing')))\n"
+        "except InputError as error:\n    print(error)\n"
+    )
+    offline = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=offline, check=True)
+    assert done.stdout.startswith("nobody/nothing: cannot be reached: ") and "give the path" in done.stdout

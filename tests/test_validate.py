@@ -13,8 +13,10 @@ from jaxfc.calls.schema import AcceptedCall, calls_from_accepted
 from jaxfc.data.example import example_from_json, example_to_json
 from jaxfc.data.prompts import calls_text
 from jaxfc.data.repair import REPAIRS
-from jaxfc.data.sources import RawRow, read_rows
-from jaxfc.data.validate import REASONS, Dropped, Kept, Unfit, check_example, validate, without_repeats
+from jaxfc.data.repeats import without_repeats
+from jaxfc.data.sources.rows import RawRow
+from jaxfc.data.sources.source import read_rows
+from jaxfc.data.validate import REASONS, Dropped, Kept, Unfit, check_example, validate
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 REAL_ROWS = Path(__file__).parents[1] / "jaxfc" / "assets" / "real_rows.jsonl"
@@ -173,14 +175,6 @@ def test_openai_tool_calls_of_the_conversation_are_renamed_too():
     history = [USER, {"role": "assistant", "content": "", "tool_calls": [asked]}, {"role": "tool", "content": "[]"}]
     kept = validate(row([], [tool("Search Managers")], messages=history))
     assert kept.example.messages[1]["tool_calls"] == [asked | {"function": call("Search_Managers")}]
-
-
-def test_repeats_are_dropped_and_equal_ids_are_told_apart():
-    rows = [row([call(city="a")]), row([call(city="a")]), row([call(city="b")]), row([call(city="c")])]
-    results = list(without_repeats(map(validate, rows)))
-    assert [getattr(result, "reason", "kept") for result in results] == ["kept", "exact repeat", "kept", "kept"]
-    assert [result.example.id for result in results if isinstance(result, Kept)] == ["r", "r~2", "r~3"]
-    assert results[2].repairs == ("id: made unique",)
 
 
 def test_an_example_that_does_not_match_itself_is_found():

@@ -13,10 +13,10 @@ from jaxfc.benchmarks.measure import alternate, figures, report
 from jaxfc.benchmarks.settings import CallsBenchmark, HostBenchmark, LoaderBenchmark, check_peers
 from jaxfc.calls.parse import Syntax
 from jaxfc.config import Prompt, Reward
-from jaxfc.data.dataset import write_dataset
 from jaxfc.data.example import Example
 from jaxfc.data.pipeline import Batches, open_examples, pad
 from jaxfc.data.prompts import Tokenizer, completion_tokens
+from jaxfc.data.shards import write_dataset
 from jaxfc.rewards import Judge, Judged, judge_rollouts, judging_pool
 from jaxfc.workers import Here
 from jaxfc.workspace import saved_prompt

@@ -199,6 +199,31 @@ class LoaderBenchmark(HostBenchmark):
     """Batches per run."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckerBenchmark(Benchmark):
+    """Decoding and checking answers in Python to BFCL's questions, right and wrong ones, in one process."""
+
+    name: ClassVar[str] = "checker"
+    peers: ClassVar[tuple[str, ...]] = ("bfcl-eval",)
+
+    bfcl: str
+    """Folder of BFCL's question and answer files."""
+    rows: int = 8000
+    """Answers that are judged in a run."""
+    peer_python: str | None = None
+    """Interpreter that has the peer's package; null: this one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValidateBenchmark(Benchmark):
+    """The AST stage: raw rows, already read, are kept or dropped; once with nothing remembered, then again."""
+
+    name: ClassVar[str] = "validate"
+
+    rows: str
+    """A file of raw rows, as scripts/prepare_data.py takes them."""
+
+
 def check_peers(settings: Benchmark, names: Sequence[str]):
     """Refuse a peer that a benchmark does not have, or that could not run these settings.
 

@@ -14,7 +14,7 @@ from jaxfc.calls.match import ANY_CALL
 from jaxfc.calls.schema import AcceptedCall, Tool, accepted_from_bfcl, tool_from_json
 from jaxfc.command import InputError
 from jaxfc.data.example import Example
-from jaxfc.data.sources import read_values
+from jaxfc.data.sources.reading import read_values
 
 PACKAGE = "bfcl-eval"
 """Stands for the folder of that package's data, where it is installed beside jaxfc."""

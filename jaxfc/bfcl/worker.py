@@ -244,8 +244,8 @@ def serve():
     """Answer the JSON lines of standard input on standard output, until it ends.
 
     The first line is `{"classes": {name: "module:class"}, "path": [folders], "seconds": n}`; the others are requests of
-    `Host`. An answer is `{"value": ...}`, or `{"error": reason, "detail": text}`. A request that takes more than so many
-    seconds ends the process: its parent, which would have ended it before, is gone.
+    `Host`. An answer is `{"value": ...}`, or `{"error": reason, "detail": text}`. A request that takes longer than that
+    ends the process: its parent, which would have ended it before, is gone.
     """
     # Ctrl-C and the notice that the machine is taken away are for the parent, which ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

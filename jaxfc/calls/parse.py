@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from jaxfc.calls.dialects import show
 from jaxfc.calls.operators import Evaluator, OperatorError, TooLargeError
+from jaxfc.calls.plain import DEEPEST, MOST_CALLS, MOST_DIGITS, read_plain
 from jaxfc.calls.schema import Call
 
 
@@ -40,6 +41,11 @@ class Syntax:
     max_calls: int
     max_size: int
     """Characters, items and digits that the operators of one answer may make."""
+
+    def __post_init__(self):
+        for name, least in (("max_depth", DEEPEST), ("max_digits", MOST_DIGITS), ("max_calls", MOST_CALLS)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; what is read without a parser reaches {least}.")
 
     STRICT: ClassVar["Syntax"]
     """For training. What it reads, BFCL's reads in the same way."""
@@ -108,6 +114,12 @@ def parse_calls(text: str, syntax: Syntax = Syntax.STRICT) -> list[Call]:
     source = _with_brackets(text) if syntax.lenient else text.strip(" \n")
     if not (source.startswith("[") and source.endswith("]")):
         raise ParseError("parse: not a list of calls", f"no square brackets around {show(source)}")
+    calls = read_plain(source)
+    return _read_tree(source, syntax) if calls is None else calls
+
+
+def _read_tree(source: str, syntax: Syntax) -> list[Call]:
+    """What Python's parser makes of a text in square brackets."""
     _check_depth(source, syntax.max_depth)
     tree = _syntax_tree(source)
     if not isinstance(tree, ast.List):

@@ -29,6 +29,14 @@ class Example:
     """The source's own reasoning, used as the chain of thought of supervised training."""
     text: str = ""
     """The source's own answer text where it is not calls: what supervised training says instead of a call."""
+    weight: float = 1.0
+    """How often an epoch shows it on average: 2 is twice, 0.5 every other epoch."""
+    pass_rate: float | None = None
+    """Part of a given model's completions that are right, 0 to 1; None: not measured."""
+    origin: str = ""
+    """File and line that it was made from."""
+    repairs: tuple[str, ...] = ()
+    """What was mended in it, by the names in `repair.REPAIRS`."""
 
 
 def kind_of(tools: int, calls: int) -> str:
@@ -42,8 +50,15 @@ def kind_of(tools: int, calls: int) -> str:
 
 def example_to_json(example: Example) -> str:
     """One line of JSON that `example_from_json` turns back into an equal example."""
-    document = dataclasses.asdict(example) | {"accepted": accepted_to_bfcl(example.accepted)}
+    document = _fields_of(example)
+    document["tools"] = [_fields_of(tool) for tool in example.tools]
+    document["accepted"] = accepted_to_bfcl(example.accepted)
     return json.dumps(document, ensure_ascii=False, allow_nan=False)
+
+
+def _fields_of(record: Any) -> dict[str, Any]:
+    """Field -> value, without the copy of everything that `dataclasses.asdict` makes."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
 def example_from_json(text: str | bytes) -> Example:
@@ -60,5 +75,6 @@ def example_from_json(text: str | bytes) -> Example:
         tools = tuple(Tool(**tool | {"required": tuple(tool["required"])}) for tool in document["tools"])
     except (TypeError, KeyError) as error:
         raise ValueError(f"not the tools of an example: {error}") from error
-    accepted = accepted_from_bfcl(document["accepted"])
-    return Example(**document | {"messages": tuple(document["messages"]), "tools": tools, "accepted": accepted})
+    accepted, repairs = accepted_from_bfcl(document["accepted"]), tuple(document["repairs"])
+    messages = tuple(document["messages"])
+    return Example(**document | {"messages": messages, "tools": tools, "accepted": accepted, "repairs": repairs})

@@ -10,14 +10,19 @@ import numpy as np
 
 from jaxfc.command import InputError
 from jaxfc.config import Data, Prompt, Tasks
+from jaxfc.data.chosen import by_pass_rate, weights_of
+from jaxfc.data.dataset import open_split
 from jaxfc.data.example import Example
 from jaxfc.data.prompts import Tokenizer, completion_tokens, prompt_tokens
+from jaxfc.data.sampling import Epochs
 from jaxfc.data.tasks import generate
 from jaxfc.processes import Share, count, deal, exchange, index
 from jaxfc.types import Prompts
 
 LOOK_AHEAD = 256
 """Examples that are tokenised before a run starts, to see that some fit the buckets."""
+ENDLESS = 2**60
+"""More examples than any run reads."""
 
 
 @runtime_checkable
@@ -47,16 +52,15 @@ class TaskSource:
 
 
 def open_examples(data: Data) -> Examples:
-    """The examples that the settings name.
+    """The examples that the settings name; with a pass rate, those that are neither too hard nor too easy.
 
     Raises:
-        InputError: the folder is missing, incomplete or damaged.
+        InputError: the folder is missing, incomplete or damaged, or its pass rates are not known or all out of range.
     """
     if data.tasks is not None:
         return TaskSource(data.tasks)
-    from jaxfc.data.dataset import open_split
-
-    return open_split(data.path, data.split)
+    split = open_split(data.path, data.split)
+    return split if data.pass_rate is None else by_pass_rate(split, data)
 
 
 class Batch(NamedTuple):
@@ -144,9 +148,7 @@ class Batches(Iterator[Batch]):
                 example, prompt_tokens(example, tokenizer, prompt), completion_tokens(example, tokenizer, prompt)
             )
 
-        source = grain.MapDataset.source(examples)
-        ordered = source.seed(seed).shuffle() if data.shuffle else source
-        self._stream = ordered.repeat().map(tokenise)
+        self._stream = _stream(examples, data, seed).map(tokenise)
         self._loaders = ThreadPoolExecutor(2, thread_name_prefix="load")
         self._begin(0, {bucket: [] for bucket in self._buckets}, 0)
         self._refuse_if_none_fits(examples, tokenise)
@@ -253,6 +255,19 @@ class Batches(Iterator[Batch]):
         """Go back to a saved position."""
         pending = {bucket: [_Sizes(*sizes) for sizes in state["pending"][str(bucket)]] for bucket in self._buckets}
         self._begin(state["position"], pending, state["dropped"])
+
+
+def _stream(examples: Examples, data: Data, seed: int) -> grain.MapDataset:
+    """The endless stream of examples; an epoch shows each as often as its weight says."""
+    weights = None if isinstance(examples, TaskSource) else weights_of(examples)
+    if weights is None or np.all(weights == 1):
+        source = grain.MapDataset.source(examples)
+        return (source.seed(seed).shuffle() if data.shuffle else source).repeat()
+    try:
+        epochs = Epochs(weights, seed=seed, shuffle=data.shuffle)
+    except ValueError as error:
+        raise InputError(f"{data.path}: split {data.split}: {error}.") from error
+    return grain.MapDataset.range(ENDLESS).map(lambda position: examples[epochs.index_at(position)])
 
 
 def bucket_of(length: int, buckets: Sequence[int]) -> int | None:

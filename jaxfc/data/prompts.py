@@ -1,7 +1,9 @@
 """Example -> prompt tokens by the model's chat template; completion tokens -> chain of thought and answer."""
 
+import bisect
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import re
@@ -100,7 +102,8 @@ class Tokenizer:
 
 def pieces_of(tokens: Sequence[int], table: Sequence[bytes]) -> list[bytes]:
     """The bytes of each token, given those of every token. Ids past the vocabulary have none."""
-    return [table[token] if 0 <= token < len(table) else b"" for token in tokens]
+    size = len(table)
+    return [table[token] if 0 <= token < size else b"" for token in tokens]
 
 
 def _byte_alphabet() -> dict[int, str]:
@@ -165,8 +168,12 @@ def calls_text(calls: Sequence[Call]) -> str:
 
 
 def _call_text(call: Call) -> str:
-    arguments = (f"{name}={_MARKUP.sub(_ESCAPED, repr(value))}" for name, value in call.arguments.items())
-    return f"{call.name}({', '.join(arguments)})"
+    return f"{call.name}({', '.join([f'{name}={_literal(value)}' for name, value in call.arguments.items()])})"
+
+
+def _literal(value: Any) -> str:
+    text = repr(value)
+    return _MARKUP.sub(_ESCAPED, text) if "<" in text else text
 
 
 def read_completion(data: bytes, prompt: Prompt) -> Completion:
@@ -243,7 +250,10 @@ AS_WRITTEN = Form(
 
 def cot_mask(pieces: Sequence[bytes], cot: tuple[int, int]) -> np.ndarray:
     """[T] bool: the tokens that lie wholly within the chain of thought. One that straddles a tag belongs to the tag."""
-    sizes = np.array([len(piece) for piece in pieces], np.int64)
-    ends = np.cumsum(sizes)
-    starts = ends - sizes
-    return (starts >= cot[0]) & (ends <= cot[1]) & (ends > starts)
+    # Piece t stands between bounds[t] and bounds[t + 1]. For as few numbers as these, lists are faster than arrays.
+    bounds = list(itertools.accumulate(map(len, pieces), initial=0))
+    mask = np.zeros(len(pieces), bool)
+    mask[bisect.bisect_left(bounds, cot[0]) : max(bisect.bisect_right(bounds, cot[1]) - 1, 0)] = True
+    if b"" in pieces:
+        mask &= [bool(piece) for piece in pieces]
+    return mask

@@ -13,10 +13,14 @@ REPAIRS = {
     "answer: arguments read from JSON text": "a call's arguments stood there as JSON text",
     "answer: null argument left out": "null was given for an argument that may be left out",
     "id: made unique": "an earlier row has the same id",
+    "judge: corrected": "the judge found the answer wrong, wrote another, and found that one right",
     "name: made an identifier": "`f(from=1)` and `Search Managers()` are no Python: `from_`, `Search_Managers`",
     "name: stripped": "white space around a name",
     "schema: choices read as enum": "JSON Schema's word for a list of allowed values is enum",
+    "schema: example_values read as examples": "JSON Schema's word for a list of examples is examples",
     "schema: examples put in a list": "JSON Schema wants `examples` to be a list",
+    "schema: misspelt key": "`requred`, `decription`, `propertys`: a keyword of JSON Schema with a slip",
+    "schema: types of Python or BFCL": "`int`, `List[str]`, `dict`, read as JSON Schema's types",
     "value: boolean from text": "'true' for a boolean",
     "value: integer from float": "5.0 for an integer",
     "value: integers of a float list": "[2.5, 1] for a list of floats, which BFCL's rules refuse: [2.5, 1.0]",
@@ -28,6 +32,7 @@ REPAIRS = {
 
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?", re.ASCII)
 _LONGEST_NUMBER = 40
+_TYPES = {"string": str, "integer": int, "float": (int, float), "array": list, "tuple": list, "dict": dict}
 
 
 @dataclasses.dataclass(slots=True)
@@ -41,6 +46,20 @@ class Findings:
         """Note a repair, once a row."""
         if name not in self.repairs:
             self.repairs.append(name)
+
+    def add(self, others: "Findings") -> None:
+        """Take over what was found in a part of the row."""
+        for name in others.repairs:
+            self.repair(name)
+        self.faults += others.faults
+
+
+class Unfit(ValueError):
+    """A row cannot be kept: `reason` is a key of `validate.REASONS`."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
 
 
 def fit_value(value: Any, schema: Mapping[str, Any], path: str, findings: Findings) -> Any:
@@ -92,8 +111,7 @@ def _floats_alike(values: list[Any], items: Mapping[str, Any], findings: Finding
 def _has_type(value: Any, kind: str) -> bool:
     if isinstance(value, bool):
         return kind in ("boolean", "any")
-    types = {"string": str, "integer": int, "float": int | float, "array": list, "tuple": list, "dict": dict}
-    return kind == "any" or (kind in types and isinstance(value, types[kind]))
+    return kind == "any" or (kind in _TYPES and isinstance(value, _TYPES[kind]))
 
 
 def _cast(value: Any, kind: str, findings: Findings) -> Any:
@@ -142,14 +160,18 @@ def _from_json(text: str, wanted: type) -> Any:
 
 
 def mend_schema(schema: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
-    """A parameter's schema with JSON Schema's words for what it says in its own: `choices`, and `examples` as text."""
+    """A parameter's schema with JSON Schema's words for what it says in its own: `choices`, `example_values`, and
+    `examples` as text."""
     mended = dict(schema)
     if isinstance(schema.get("choices"), list) and "enum" not in schema:
         findings.repair("schema: choices read as enum")
         mended["enum"] = mended.pop("choices")
-    if isinstance(schema.get("examples"), str):
+    if isinstance(schema.get("example_values"), list | str) and "examples" not in schema:
+        findings.repair("schema: example_values read as examples")
+        mended["examples"] = mended.pop("example_values")
+    if isinstance(mended.get("examples"), str):
         findings.repair("schema: examples put in a list")
-        mended["examples"] = [schema["examples"]]
+        mended["examples"] = [mended["examples"]]
     if isinstance(schema.get("items"), Mapping):
         mended["items"] = mend_schema(schema["items"], findings)
     if isinstance(schema.get("properties"), Mapping):

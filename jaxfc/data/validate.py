@@ -1,22 +1,41 @@
 """The AST stage: which rows are fit to train on, what was mended in them, and why the others are not."""
 
 import dataclasses
-import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from jaxfc.calls.match import judge_answer
 from jaxfc.calls.parse import Syntax
-from jaxfc.calls.schema import Call, SchemaError, Tool, accepted_from_calls, calls_from_accepted, tool_from_json
+from jaxfc.calls.schema import (
+    AcceptedCall,
+    Call,
+    Tool,
+    accepted_from_bfcl,
+    accepted_from_calls,
+    calls_from_accepted,
+)
 from jaxfc.data.example import Example, kind_of
+from jaxfc.data.offer import Offer, is_plain, make_offer, read_tools
+from jaxfc.data.plain import DEEPEST, plain_json
 from jaxfc.data.prompts import calls_text
-from jaxfc.data.repair import Findings, fit_value, identifiers, mend_schema
-from jaxfc.data.sources import RawRow
+from jaxfc.data.repair import Findings, Unfit, fit_value
+from jaxfc.data.sources.rows import RawRow
 
+EXACT_REPEAT = "exact repeat"
+NORMALISED_REPEAT = "normalised repeat"
+SAME_QUERY = "overlap: same query"
+SAME_RUN = "overlap: ten words in a row"
+SAME_TOOL = "overlap: same tool"
 SPLIT_MIXED = "split: calls tools of both splits"
 REASONS = {
+    "judge: too long": "the row is longer than the judge may be sent",
+    "judge: refused": "the endpoint does not take the row: its filter objects, or it exceeds the model's context",
+    "judge: no verdict": "none of the judge's replies could be read as a verdict",
+    "judge: no correction": "the answer was judged wrong, and no reply could be read as a corrected one",
+    "judge: not corrected": "the answer was judged wrong, and so was each corrected one",
+    "judge: wrong at the end": "what the other stages left was judged wrong",
     "row: no plain JSON": "holds NaN, an infinity, half a surrogate pair, or nests deeper than 50",
     "prompt: malformed": "not a list of user, assistant and tool messages that ends with one to answer",
     "prompt: empty": "the message to answer has no text",
@@ -33,14 +52,18 @@ REASONS = {
     "call: wrong type": "a value is not of its declared type, and no lossless cast makes it so",
     "call: outside enum": "a value is not among those that its schema lists",
     "answer: fails its own check": "the calls, written as text, do not parse or do not match themselves",
-    "exact repeat": "an earlier row has the same conversation, tools and answers",
+    EXACT_REPEAT: "an earlier row has the same conversation, tools and answers",
+    NORMALISED_REPEAT: "an earlier row has the same words, names of tools and answers",
+    SAME_QUERY: "an evaluation row asks the same",
+    SAME_RUN: "ten words of a question follow each other in an evaluation row too",
+    SAME_TOOL: "an evaluation row offers a tool of the same name with parameters of the same names",
     SPLIT_MIXED: "its calls use a tool that is held out and one that is not",
 }
 """Every reason for which a row is dropped. A row with several faults gets the first in this order."""
 
 _ORDER = {reason: place for place, reason in enumerate(REASONS)}
-_DEEPEST = 50
-_PLACEHOLDER = re.compile(r"\bAPI_call_\d+")
+_MARK = "API_call_"
+_PLACEHOLDER = re.compile(rf"\b{_MARK}\d+")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,46 +91,6 @@ class Dropped:
     """File and line."""
 
 
-class Unfit(ValueError):
-    """A row cannot be kept: `reason` is a key of `REASONS`."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
-
-
-def without_repeats(results: Iterable[Kept | Dropped]) -> Iterator[Kept | Dropped]:
-    """The same results in the same order, with exact repeats of an earlier example dropped, and every id unique."""
-    ids: set[str] = set()
-    contents: set[bytes] = set()
-    for result in results:
-        if isinstance(result, Kept):
-            content = _content_digest(result.example)
-            if content in contents:
-                result = Dropped(result.example.id, result.example.source, "exact repeat", "", result.where)
-            else:
-                contents.add(content)
-                result = _with_unique_id(result, ids)
-        yield result
-
-
-def _content_digest(example: Example) -> bytes:
-    document = dataclasses.asdict(example)
-    content = [document[key] for key in ("messages", "tools", "accepted")]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
-
-
-def _with_unique_id(kept: Kept, ids: set[str]) -> Kept:
-    name, serial = kept.example.id, 2
-    while name in ids:
-        name, serial = f"{kept.example.id}~{serial}", serial + 1
-    ids.add(name)
-    if name == kept.example.id:
-        return kept
-    example = dataclasses.replace(kept.example, id=name)
-    return dataclasses.replace(kept, example=example, repairs=(*kept.repairs, "id: made unique"))
-
-
 def validate(row: RawRow) -> Kept | Dropped:
     """Hold a row against its own tools.
 
@@ -116,21 +99,23 @@ def validate(row: RawRow) -> Kept | Dropped:
 
     References: METHOD.md, section 5, stage 2.
     """
-    findings = Findings()
+    findings = Findings(list(row.repairs))
     try:
-        _check_plain(row)
-        offer = _read_offer(row.tools, findings)
+        offer = _read_offer(row, findings)
         messages = _read_messages(row.messages, offer)
         calls = _read_calls(row.answers, offer, findings)
+        tools = tuple(offer.tools.values())
         example = Example(
             id=row.id,
             messages=messages,
-            tools=tuple(offer.tools.values()),
-            accepted=accepted_from_calls(calls, tuple(offer.tools.values())),
+            tools=tools,
+            accepted=accepted_from_calls(calls, tools) if row.accepted is None else _read_accepted(row.accepted, offer),
             source=row.source,
             licence=row.licence,
             kind=kind_of(len(offer.tools), len(calls)),
             thought=row.thought,
+            text=row.text,
+            weight=row.weight,
         )
         check_example(example)
     except Unfit as unfit:
@@ -150,78 +135,29 @@ def check_example(example: Example) -> None:
         raise Unfit("answer: fails its own check", f"{verdict.reason}: {verdict.detail}")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Offer:
-    """The tools of a row, found under the names that the row uses, without the white space around them."""
-
-    tools: dict[str, Tool]
-    """As kept: with identifiers for names."""
-    parameters: dict[str, dict[str, str]]
-    """Tool -> parameter as the row writes it -> parameter as kept."""
-
-    def renamed(self, call: Mapping[str, Any]) -> dict[str, Any]:
-        """A call of the conversation so far, under the names as kept; other names and broken calls as they are."""
-        name, arguments = call.get("name"), call.get("arguments")
-        if not isinstance(name, str) or name not in self.tools:
-            return dict(call)
-        if isinstance(arguments, dict):
-            new = self.parameters[name]
-            arguments = {new.get(key, key): value for key, value in arguments.items()}
-        return {**call, "name": self.tools[name].name, "arguments": arguments}
-
-
 def _raise_first(findings: Findings) -> None:
     if findings.faults:
         raise Unfit(*min(findings.faults, key=lambda fault: _ORDER[fault[0]]))
 
 
+def _read_offer(row: RawRow, findings: Findings) -> Offer:
+    tools = read_tools(row.tools, DEEPEST) if isinstance(row.tools, list) else None
+    rest = [row.id, row.messages, row.answers, row.thought, row.text]
+    if tools is None or not all(tool.is_plain for tool in tools) or not is_plain(rest, DEEPEST):
+        _check_plain(row)
+    if tools is None:
+        raise Unfit("tools: not parseable", f"tools is {str(row.tools)[:60]!r}")
+    return make_offer(tools, findings)
+
+
 def _check_plain(row: RawRow) -> None:
-    document = [row.id, row.messages, row.tools, row.answers, row.thought]
-    level, depth = [document], 0
-    while level:
-        depth += 1
-        if depth > _DEEPEST:
-            raise Unfit("row: no plain JSON", f"nested deeper than {_DEEPEST}")
-        children = (value.values() if isinstance(value, dict) else value for value in level)
-        level = [item for items in children for item in items if isinstance(item, dict | list)]
     try:
-        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+        plain_json([row.id, row.messages, row.tools, row.answers, row.thought, row.text])
     except ValueError as error:
         raise Unfit("row: no plain JSON", str(error)) from error
 
 
-def _read_offer(documents: Any, findings: Findings) -> _Offer:
-    if not isinstance(documents, list):
-        raise Unfit("tools: not parseable", f"tools is {str(documents)[:60]!r}")
-    tools = []
-    for document in documents:
-        try:
-            tools.append(tool_from_json(document))
-        except SchemaError as error:
-            raise Unfit("schema: invalid", str(error)) from error
-    names = [tool.name for tool in tools]
-    for name in names:
-        if names.count(name) > 1:
-            raise Unfit("tools: duplicate name", f"{names.count(name)} tools are named {name}")
-    new_names = identifiers(names, dotted=True, findings=findings)
-    parameters = {tool.name: identifiers(tool.properties, dotted=False, findings=findings) for tool in tools}
-    _raise_first(findings)
-    return _Offer(
-        {tool.name.strip(): _mended(tool, new_names[tool.name], parameters[tool.name], findings) for tool in tools},
-        {name.strip(): {key.strip(): new for key, new in mapped.items()} for name, mapped in parameters.items()},
-    )
-
-
-def _mended(tool: Tool, name: str, parameters: Mapping[str, str], findings: Findings) -> Tool:
-    return dataclasses.replace(
-        tool,
-        name=name,
-        properties={parameters[key]: mend_schema(schema, findings) for key, schema in tool.properties.items()},
-        required=tuple(parameters[key] for key in tool.required),
-    )
-
-
-def _read_messages(messages: Any, offer: _Offer) -> tuple[dict[str, Any], ...]:
+def _read_messages(messages: Any, offer: Offer) -> tuple[dict[str, Any], ...]:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages) or not messages:
         raise Unfit("prompt: malformed", "messages is not a list of objects")
     for place, message in enumerate(messages):
@@ -239,7 +175,7 @@ def _read_messages(messages: Any, offer: _Offer) -> tuple[dict[str, Any], ...]:
     return tuple(_message(message, offer) for message in messages)
 
 
-def _message(message: Mapping[str, Any], offer: _Offer) -> dict[str, Any]:
+def _message(message: Mapping[str, Any], offer: Offer) -> dict[str, Any]:
     kept = {"role": message["role"], "content": message["content"] or ""}
     if message.get("tool_calls"):
         kept["tool_calls"] = [
@@ -251,7 +187,7 @@ def _message(message: Mapping[str, Any], offer: _Offer) -> dict[str, Any]:
     return kept
 
 
-def _read_calls(answers: Any, offer: _Offer, findings: Findings) -> tuple[Call, ...]:
+def _read_calls(answers: Any, offer: Offer, findings: Findings) -> tuple[Call, ...]:
     if not isinstance(answers, list):
         raise Unfit("answer: not parseable", f"answers is {str(answers)[:60]!r}")
     if answers and not offer.tools:
@@ -261,7 +197,7 @@ def _read_calls(answers: Any, offer: _Offer, findings: Findings) -> tuple[Call, 
     return tuple(call for call in calls if call)
 
 
-def _read_call(answer: Any, offer: _Offer, findings: Findings) -> Call | None:
+def _read_call(answer: Any, offer: Offer, findings: Findings) -> Call | None:
     """One expected call, mended; None with a fault in `findings` when there is no telling what it calls."""
     name = answer.get("name") if isinstance(answer, dict) else None
     arguments = answer.get("arguments", {}) if isinstance(answer, dict) else None
@@ -270,14 +206,16 @@ def _read_call(answer: Any, offer: _Offer, findings: Findings) -> Call | None:
     if not isinstance(name, str) or not isinstance(arguments, dict):
         findings.faults.append(("answer: not parseable", f"{str(answer)[:60]!r} is no call"))
         return None
-    name = _stripped(name, findings)
+    if name not in offer.tools:
+        name = _stripped(name, findings)
     if name not in offer.tools:
         findings.faults.append(("call: unknown tool", f"{name} is not among {', '.join(offer.tools)}"))
         return None
     tool, new_names = offer.tools[name], offer.parameters[name]
     kept: dict[str, Any] = {}
     for key, value in arguments.items():
-        key = _stripped(key, findings)
+        if key not in new_names:
+            key = _stripped(key, findings)
         if key not in new_names:
             findings.faults.append(("call: undeclared argument", f"{name} has no parameter {key!r}"))
         elif value is None and new_names[key] not in tool.required:
@@ -288,6 +226,19 @@ def _read_call(answer: Any, offer: _Offer, findings: Findings) -> Call | None:
         if key not in kept:
             findings.faults.append(("call: missing required", f"{name} lacks {key}"))
     return Call(tool.name, kept)
+
+
+def _read_accepted(answer: Any, offer: Offer) -> tuple[AcceptedCall, ...]:
+    """BFCL's answer, under the names as kept; its calls are those that were read."""
+    accepted = []
+    for call in accepted_from_bfcl(answer):
+        new_names = offer.parameters[call.name.strip()]
+        unknown = [key for key in call.arguments if key not in new_names]
+        if unknown:
+            raise Unfit("call: undeclared argument", f"{call.name} has no parameter {unknown[0]!r}")
+        arguments = {new_names[key]: values for key, values in call.arguments.items()}
+        accepted.append(AcceptedCall(offer.tools[call.name.strip()].name, arguments))
+    return tuple(accepted)
 
 
 def _stripped(name: str, findings: Findings) -> str:
@@ -307,7 +258,9 @@ def _arguments_from_text(text: str, findings: Findings) -> Any:
 
 def _read_value(value: Any, tool: Tool, parameter: str, findings: Findings) -> Any:
     path = f"{tool.name}.{parameter}"
-    found = _PLACEHOLDER.search(json.dumps(value, ensure_ascii=False))
+    # Texts without the mark, and numbers, are not worth writing as JSON.
+    may_hold = _MARK in value if isinstance(value, str) else isinstance(value, list | dict)
+    found = _PLACEHOLDER.search(json.dumps(value, ensure_ascii=False)) if may_hold else None
     if found:
         findings.faults.append(("call: placeholder value", f"{path} stands for the result of {found.group()}"))
     return fit_value(value, tool.properties[parameter], path, findings)
