@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from scripted import DONE, corrupted, right_transcript
+from transcribed import DONE, corrupted, right_transcript
 
 from jaxfc.bfcl.backend import Backend
 from jaxfc.bfcl.categories import MULTI_TURN
