@@ -66,7 +66,7 @@ class Evaluate:
     """Prompts decoded together."""
     bfcl_python: str | None = None
     """The Python interpreter in whose environment bfcl-eval is installed: its simulated APIs run there, in a process of
-    their own. Multi-turn categories need it; null is the interpreter that runs this."""
+    their own, and its data is found there. Multi-turn categories need it; null is the interpreter that runs this."""
     beside: str | None = None
     """Output folder of an evaluation of the same model on other categories of BFCL, which the aggregates count too."""
     constrain: bool = False
@@ -221,10 +221,10 @@ def print_scores(scores, totals):
 def read_examples(config: Evaluate):
     """The examples that the settings name."""
     if config.multi_turn:
-        return read_multi_turn(folder_of(config.data), config.multi_turn)[: config.count]
+        return read_multi_turn(folder_of(config.data, config.bfcl_python), config.multi_turn)[: config.count]
     if config.benchmark == "bfcl":
         messages_of = bfcl_messages if config.asked == "bfcl" else own_messages
-        return read_bfcl(folder_of(config.data), config.categories, messages_of)[: config.count]
+        return read_bfcl(folder_of(config.data, config.bfcl_python), config.categories, messages_of)[: config.count]
     from jaxfc.data.pipeline import open_examples
 
     tasks = None if config.data else Tasks(count=config.count or 400, split=config.split)

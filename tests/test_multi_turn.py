@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from toy_talks import doc
 
+from jaxfc.bfcl.files import folder_of
 from jaxfc.bfcl.multi_turn import DOCS, read_multi_turn
 from jaxfc.bfcl.scores import read_results
 from jaxfc.command import InputError
@@ -79,6 +80,19 @@ def test_a_folder_without_the_docs_of_the_functions_is_named(tmp_path):
     (folder / "multi_turn_func_doc" / "math_api.json").unlink()
     with pytest.raises(InputError, match=r"math_api.json: not there; .* the whole data folder of bfcl-eval"):
         read_multi_turn(folder, ["multi_turn_miss_func"])
+
+
+def test_the_data_of_a_package_in_another_environment_is_found(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho /there/bfcl_eval\n")
+    python.chmod(0o755)
+    assert folder_of("bfcl-eval", str(python)) == Path("/there/bfcl_eval/data")
+    assert folder_of("folder", str(python)) == Path("folder")
+    python.write_text("#!/bin/sh\necho\n")
+    with pytest.raises(InputError, match=r"not installed where .*python is"):
+        folder_of("bfcl-eval", str(python))
+    with pytest.raises(InputError, match="no Python interpreter that can be asked"):
+        folder_of("bfcl-eval", str(tmp_path / "none"))
 
 
 # Among the other categories
