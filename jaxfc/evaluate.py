@@ -7,9 +7,8 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +23,9 @@ from jaxfc.constraints import Constraints
 from jaxfc.data.example import Example
 from jaxfc.data.prompts import Form
 from jaxfc.decoding import make_steps
-from jaxfc.files import explain_failure, to_json, write_atomically
+from jaxfc.files import to_json, write_atomically
 from jaxfc.metrics import is_writer
+from jaxfc.outputs import append_rows, lines, open_partial
 from jaxfc.processes import deal, exchange, from_writer
 from jaxfc.sampler import make_sampler
 from jaxfc.workspace import Workspace
@@ -291,7 +291,7 @@ def evaluate_into(
             found = judge_completions(batch, generate(batch, number), answer_of, syntax)
             there = {(outcome.id, outcome.sample) for example in batch for outcome in done.get(example.id, [])}
             news = [outcome for outcome in found if (outcome.id, outcome.sample) not in there]
-            from_writer(functools.partial(_append, partial, news))
+            from_writer(functools.partial(append_rows, partial, [outcome._asdict() for outcome in news]))
             right = sum(outcome.ok for outcome in [*outcomes, *found])
             report(f"{start + len(batch)} of {len(examples)} evaluated, {right / samples:g} right")
         outcomes += found
@@ -299,7 +299,7 @@ def evaluate_into(
     document = scores.to_json() | {"aggregates": dict(summarize(scores)), "settings": dict(settings)}
 
     def write():
-        write_atomically(folder / "outputs.jsonl", _lines(outcomes))
+        write_atomically(folder / "outputs.jsonl", lines(outcome._asdict() for outcome in outcomes))
         write_atomically(folder / "scores.json", to_json(document, indent=2) + "\n")
         partial.unlink()
 
@@ -321,24 +321,8 @@ def _digest(examples: Sequence[Example], settings: Mapping[str, Any], syntax: Sy
 
 def _open_partial(path: Path, digest: str) -> dict[str, list[Outcome]]:
     """The outcomes of an interrupted evaluation, by id; a new file with nothing in it if there was none."""
-    if not path.exists():
-        write_atomically(path, json.dumps({"evaluation": digest}) + "\n")
-    content = path.read_bytes()
-    # A line that was being written has no end yet.
-    os.truncate(path, content.rfind(b"\n") + 1)
-    header, *rows = path.read_bytes().splitlines() or [b""]
-    try:
-        found = json.loads(header)
-        outcomes = [Outcome(**json.loads(row)) for row in rows]
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: not the outputs of an interrupted evaluation ({error}); remove it.") from error
-    if found != {"evaluation": digest}:
-        raise InputError(
-            f"{path}: an interrupted evaluation of another model, data or settings; give another output folder, or "
-            "remove the file to start again."
-        )
     done: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
+    for outcome in open_partial(path, digest, lambda row: Outcome(**row)):
         done.setdefault(outcome.id, []).append(outcome)
     return done
 
@@ -346,14 +330,3 @@ def _open_partial(path: Path, digest: str) -> dict[str, list[Outcome]]:
 def read_outcomes(folder: Path) -> list[Outcome]:
     """What `evaluate_into` left in a folder."""
     return [Outcome(**json.loads(line)) for line in (folder / "outputs.jsonl").read_bytes().splitlines()]
-
-
-def _append(path: Path, outcomes: Iterable[Outcome]) -> None:
-    with explain_failure(path), path.open("a", encoding="utf-8") as file:
-        file.write(_lines(outcomes))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _lines(outcomes: Iterable[Outcome]) -> str:
-    return "".join(json.dumps(outcome._asdict()) + "\n" for outcome in outcomes)

@@ -4,7 +4,7 @@
 evaluate.py --model DIR --benchmark tasks|bfcl [--data DIR] --output DIR
     completes generated held-out tasks, a prepared dataset (--data) or BFCL (--data, its folder, or bfcl-eval: that of
     the installed package), and leaves scores.json and outputs.jsonl in the output folder; interrupted, the same command
-    continues
+    continues. BFCL's multi-turn categories (categories=[multi_turn]) call the simulated APIs of bfcl-eval
 
 evaluate.py --judge CASES.jsonl[.gz] --output VERDICTS.jsonl
     rows {id, language, functions, possible_answer, output} -> {id, ok, reason}, in the same order
@@ -15,11 +15,13 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from jaxfc.bfcl.backend import Backend
 from jaxfc.bfcl.cases import judge_cases, write_verdicts
-from jaxfc.bfcl.categories import CATEGORIES, LANGUAGE_OF
+from jaxfc.bfcl.categories import CATEGORIES, LANGUAGE_OF, MULTI_TURN
 from jaxfc.bfcl.files import folder_of, own_messages, read_bfcl
+from jaxfc.bfcl.multi_turn import read_multi_turn
 from jaxfc.bfcl.prompt import bfcl_messages
-from jaxfc.bfcl.scores import aggregates
+from jaxfc.bfcl.scores import aggregates, read_results
 from jaxfc.command import InputError, run_command
 from jaxfc.config import Data, Mesh, Model, Prompt, Samples, Tasks
 
@@ -46,12 +48,12 @@ class Evaluate:
     """How BFCL's entries are asked: by `prompt`, or with the messages of BFCL's own client; an answer is then all that
     follows a think block, if there is one."""
     benchmark: Literal["tasks", "bfcl"]
-    """`tasks`: generated ones, or those of a prepared dataset; `bfcl`: BFCL's categories of a single turn."""
+    """`tasks`: generated ones, or those of a prepared dataset; `bfcl`: BFCL's categories."""
     data: str | None = None
     """BFCL's folder, `bfcl-eval` (the folder of that package, where it is installed), or a folder made by
     scripts/prepare_data.py; null generates tasks."""
     categories: tuple[str, ...] = CATEGORIES
-    """Of BFCL, in this order."""
+    """Of BFCL, in this order: those of a single turn, or those of several turns; `multi_turn` is all four of these."""
     split: str = "held_out"
     """Of the prepared dataset or the generated tasks."""
     count: int | None = None
@@ -62,6 +64,11 @@ class Evaluate:
     """Tokens after which a completion is cut."""
     batch: int = 64
     """Prompts decoded together."""
+    bfcl_python: str | None = None
+    """The Python interpreter in whose environment bfcl-eval is installed: its simulated APIs run there, in a process of
+    their own, and its data is found there. Multi-turn categories need it; null is the interpreter that runs this."""
+    beside: str | None = None
+    """Output folder of an evaluation of the same model on other categories of BFCL, which the aggregates count too."""
     constrain: bool = False
     """Hold answers to calls of the offered tools that parse (needs llguidance); BFCL's own scores do not."""
     samples: Samples | None = None
@@ -79,6 +86,14 @@ class Evaluate:
             raise ValueError("benchmark is bfcl, which needs --data: the folder with BFCL_v4_<category>.json files.")
         if self.benchmark != "bfcl" and (self.asked == "bfcl" or self.result_name is not None):
             raise ValueError("asked: bfcl and result_name are about BFCL's entries; they need benchmark: bfcl.")
+        if self.beside is not None and (self.benchmark != "bfcl" or self.count is not None):
+            raise ValueError("beside is about BFCL's aggregates; they need benchmark: bfcl, and count: null.")
+        if self.multi_turn and not {*self.categories} <= {*MULTI_TURN, "multi_turn"}:
+            raise ValueError("categories are of a single turn or of several; run one, then the other with beside: DIR.")
+        if self.multi_turn and (self.constrain or self.samples is not None):
+            raise ValueError(
+                "constrain and samples are for answers of a single turn; multi-turn categories have neither."
+            )
         if self.result_name is not None and self.samples is not None:
             raise ValueError("bfcl evaluate scores one answer to each entry: with result_name, samples is null.")
         if self.constrain and self.asked == "bfcl":
@@ -94,6 +109,12 @@ class Evaluate:
             raise ValueError(f"prompt_buckets is {self.prompt_buckets}; give rising lengths such as [512, 1024].")
         if self.completion_length < 2:
             raise ValueError(f"completion_length is {self.completion_length}; a completion needs at least 2 tokens.")
+
+    @property
+    def multi_turn(self) -> tuple[str, ...]:
+        """The categories of several turns that are to be run."""
+        names = [name for each in self.categories for name in (MULTI_TURN if each == "multi_turn" else (each,))]
+        return tuple(dict.fromkeys(name for name in names if name in MULTI_TURN)) if self.benchmark == "bfcl" else ()
 
 
 def judge(config: Judge, arguments):
@@ -114,18 +135,32 @@ def main(config: Evaluate, arguments):
 def evaluate(config: Evaluate, arguments):
     """Read the examples, then the model, then run it."""
     examples = read_examples(config)
-    from jaxfc.bfcl.results import check_name, write_results
-    from jaxfc.data.prompts import AS_WRITTEN, form_of
-    from jaxfc.evaluate import evaluate_model, read_outcomes
+    from jaxfc.bfcl.results import check_name
     from jaxfc.metrics import is_writer
     from jaxfc.workspace import open_workspace
 
     if config.result_name is not None:
         check_name(config.result_name)
+    if config.multi_turn and is_writer():
+        open_backend(config).close()
     work = open_workspace(config.model, config.mesh, config.prompt)
+    summarize = bfcl_aggregates(config, work.digest)
     if arguments.dry_run:
         return {"examples": len(examples)}
-    summarize = bfcl_aggregates if config.benchmark == "bfcl" and config.count is None else lambda scores: {}
+    run = converse if config.multi_turn else complete
+    scores = run(config, work, examples, summarize)
+    if is_writer():
+        print_scores(scores, summarize(scores))
+    return scores.to_json() | {"aggregates": summarize(scores)}
+
+
+def complete(config: Evaluate, work, examples, summarize):
+    """Let the model answer examples of a single turn."""
+    from jaxfc.bfcl.results import write_results
+    from jaxfc.data.prompts import AS_WRITTEN, form_of
+    from jaxfc.evaluate import evaluate_model, read_outcomes
+    from jaxfc.metrics import is_writer
+
     scores = evaluate_model(
         work,
         examples,
@@ -138,11 +173,38 @@ def evaluate(config: Evaluate, arguments):
         samples=config.samples,
         summarize=summarize,
     )
-    if is_writer():
-        if config.result_name is not None:
-            write_results(read_outcomes(Path(config.output)), Path(config.output), config.result_name)
-        print_scores(scores, summarize(scores))
-    return scores.to_json() | {"aggregates": summarize(scores)}
+    if config.result_name is not None and is_writer():
+        write_results(read_outcomes(Path(config.output)), Path(config.output), config.result_name)
+    return scores
+
+
+def converse(config: Evaluate, work, conversations, summarize):
+    """Let the model hold conversations of several turns."""
+    from jaxfc.bfcl.conversations import evaluate_model_conversations, write_conversation_results
+    from jaxfc.bfcl.talk import noted_messages
+    from jaxfc.data.prompts import AS_WRITTEN, form_of
+    from jaxfc.metrics import is_writer
+
+    scores = evaluate_model_conversations(
+        work,
+        conversations,
+        Path(config.output),
+        lambda: open_backend(config),
+        form=AS_WRITTEN if config.asked == "bfcl" else form_of(work.prompt),
+        messages_of=bfcl_messages if config.asked == "bfcl" else noted_messages,
+        buckets=config.prompt_buckets,
+        completion_length=config.completion_length,
+        batch=config.batch,
+        summarize=summarize,
+    )
+    if config.result_name is not None and is_writer():
+        write_conversation_results(Path(config.output), Path(config.output), config.result_name)
+    return scores
+
+
+def open_backend(config: Evaluate):
+    """Start the process in which the simulated APIs run."""
+    return Backend(config.bfcl_python or sys.executable)
 
 
 def print_scores(scores, totals):
@@ -158,9 +220,11 @@ def print_scores(scores, totals):
 
 def read_examples(config: Evaluate):
     """The examples that the settings name."""
+    if config.multi_turn:
+        return read_multi_turn(folder_of(config.data, config.bfcl_python), config.multi_turn)[: config.count]
     if config.benchmark == "bfcl":
         messages_of = bfcl_messages if config.asked == "bfcl" else own_messages
-        return read_bfcl(folder_of(config.data), config.categories, messages_of)[: config.count]
+        return read_bfcl(folder_of(config.data, config.bfcl_python), config.categories, messages_of)[: config.count]
     from jaxfc.data.pipeline import open_examples
 
     tasks = None if config.data else Tasks(count=config.count or 400, split=config.split)
@@ -170,10 +234,19 @@ def read_examples(config: Evaluate):
     return [source[index] for index in range(config.count or len(source))]
 
 
-def bfcl_aggregates(scores):
-    """BFCL's aggregates, by name: `value`, and the categories that were `not_run`, which it counts as 0."""
-    totals = aggregates({kind: (rate.correct, rate.entries) for kind, rate in scores.kinds.items()})
-    return {name: total._asdict() for name, total in totals.items()}
+def bfcl_aggregates(config: Evaluate, model):
+    """Make `scores -> BFCL's aggregates by name`: `value`, and the categories that were `not_run`, which count as 0."""
+    if config.benchmark != "bfcl" or config.count is not None:
+        return lambda scores: {}
+    others = read_results(Path(config.beside), model) if config.beside is not None else {}
+    if twice := others.keys() & {*config.categories, *config.multi_turn}:
+        raise InputError(f"{config.beside}: has {', '.join(sorted(twice))} too; beside it stand other categories.")
+
+    def summarize(scores):
+        results = {kind: (rate.correct, rate.entries) for kind, rate in scores.kinds.items()}
+        return {name: total._asdict() for name, total in aggregates(others | results).items()}
+
+    return summarize
 
 
 def add_judge_arguments(parser):

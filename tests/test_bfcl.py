@@ -212,9 +212,15 @@ def test_the_data_of_an_installed_package_is_found_without_importing_it(tmp_path
     assert files.folder_of("data/bfcl") == Path("data/bfcl")
 
 
+@pytest.fixture(scope="module")
+def asked_by_bfcl():
+    """Every entry, with the messages of BFCL's client."""
+    return files.read_bfcl(SHARED / "bfcl", messages_of=bfcl_messages)
+
+
 @needs_shared
-def test_the_v4_data_has_its_3641_entries():
-    examples = files.read_bfcl(SHARED / "bfcl")
+def test_the_v4_data_has_its_3641_entries(asked_by_bfcl):
+    examples = asked_by_bfcl
     counts = {category: entries for category, (_, entries) in scores.tally([(e.kind, False) for e in examples]).items()}
     assert counts == {
         "simple_python": 400, "simple_java": 100, "simple_javascript": 50, "multiple": 200, "parallel": 200,
@@ -223,7 +229,8 @@ def test_the_v4_data_has_its_3641_entries():
     }  # fmt: skip
     assert {category: counts[category] for category in LIVE_ENTRIES} == LIVE_ENTRIES
     assert len({example.id for example in examples}) == len(examples) == 3641
-    assert sum(example.messages[0]["role"] == "system" for example in examples) == 92
+    # An entry's own system message follows the list of functions.
+    assert sum(not example.messages[0]["content"].endswith("]\n") for example in examples) == 92
 
 
 # BFCL's prompt
@@ -250,9 +257,9 @@ def test_functions_take_the_place_of_the_empty_list_and_an_entrys_own_system_mes
 
 @needs_shared
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_every_entry_is_asked_as_the_official_client_asks_it(category):
+def test_every_entry_is_asked_as_the_official_client_asks_it(asked_by_bfcl, category):
     golden = json.loads((ROOT / "tests" / "golden" / "bfcl_prompt.json").read_text())
-    examples = files.read_bfcl(SHARED / "bfcl", [category], bfcl_messages)
+    examples = [example for example in asked_by_bfcl if example.kind == category]
     lines = "".join(json.dumps([example.id, list(example.messages)]) + "\n" for example in examples)
     assert hashlib.sha256(lines.encode()).hexdigest() == golden[category]
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,21 +24,39 @@ Messages = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]], s
 """(an entry's messages, its function docs, its category) -> the messages of its example."""
 
 
-def folder_of(data: str) -> Path:
+def folder_of(data: str, python: str | None = None) -> Path:
     """The folder with BFCL's files: `data` itself, or that of the installed package, which is not imported.
+
+    Args:
+        data: a folder, or `bfcl-eval`.
+        python: the interpreter in whose environment the package is; None is this one.
 
     Raises:
         InputError: the package is meant, and not installed.
     """
     if data != PACKAGE:
         return Path(data)
-    found = importlib.util.find_spec("bfcl_eval")
-    if found is None or not found.submodule_search_locations:
+    found = importlib.util.find_spec("bfcl_eval") if python is None else None
+    if found is not None and found.submodule_search_locations:
+        return Path(found.submodule_search_locations[0]) / "data"
+    place = "" if python is None else _place_in(python)
+    if not place:
         raise InputError(
-            f"data is {PACKAGE}, which is not installed here; give the folder with its BFCL_v4_<category>.json files, "
-            "such as bfcl_eval/data of another environment."
+            f"data is {PACKAGE}, which is not installed {'here' if python is None else f'where {python} is'}; give "
+            "the folder with its BFCL_v4_<category>.json files, such as bfcl_eval/data of another environment."
         )
-    return Path(found.submodule_search_locations[0]) / "data"
+    return Path(place) / "data"
+
+
+def _place_in(python: str) -> str:
+    """Where another interpreter has the package; empty where it has none."""
+    script = (
+        "import importlib.util as u; s = u.find_spec('bfcl_eval'); print(s.submodule_search_locations[0] if s else '')"
+    )
+    try:
+        return subprocess.run([python, "-I", "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise InputError(f"{python}: no Python interpreter that can be asked where {PACKAGE} is ({error}).") from error
 
 
 def own_messages(messages: Sequence[Mapping[str, Any]], docs: Any, category: str) -> Sequence[Mapping[str, Any]]:
@@ -68,11 +87,11 @@ def read_bfcl(
 
 
 def _read_category(folder: Path, category: str, messages_of: Messages) -> list[Example]:
-    questions = list(rows_of(_find_file(folder, category)))
+    questions = list(rows_of(find_file(folder, category)))
     if category in IRRELEVANCE + RELEVANCE:
         accepted = accepted_without_answer(category)
         return [_example(where, row, category, accepted, messages_of) for where, row in questions]
-    answer_file = _find_file(folder / "possible_answer", category)
+    answer_file = find_file(folder / "possible_answer", category)
     answers = list(rows_of(answer_file))
     if len(answers) != len(questions):
         raise InputError(f"{answer_file}: {len(answers)} answers to the {len(questions)} questions of {category}.")
@@ -93,7 +112,8 @@ def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}:{line}", row
 
 
-def _find_file(folder: Path, category: str) -> Path:
+def find_file(folder: Path, category: str) -> Path:
+    """The file of a category, plain or gzip; InputError where there is none."""
     names = (f"BFCL_v4_{category}.json", f"BFCL_v4_{category}.json.gz")
     for name in names:
         if (folder / name).is_file():

@@ -1,13 +1,14 @@
 """Judged answers -> the result files that the official `bfcl evaluate` scores."""
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxfc.bfcl.categories import RELEVANCE
 from jaxfc.command import InputError
 from jaxfc.evaluate import PROMPT_TOO_LONG, Outcome
 from jaxfc.files import write_atomically
+from jaxfc.outputs import lines
 
 
 def check_name(name: str):
@@ -28,14 +29,19 @@ def write_results(outcomes: Iterable[Outcome], folder: Path, name: str):
         folder: `BFCL_PROJECT_ROOT` of the official command.
         name: of the model in bfcl-eval's registry, one that is prompted and keeps the dots of names.
     """
-    check_name(name)
-    lines: dict[str, list[str]] = {}
+    rows: dict[str, list[dict[str, Any]]] = {}
     for outcome in outcomes:
         result = outcome.answer
         if outcome.reason == PROMPT_TOO_LONG:
             result = "" if outcome.kind in RELEVANCE else "prompt_too_long()"
-        lines.setdefault(outcome.kind, []).append(json.dumps({"id": outcome.id, "result": result}) + "\n")
-    for category, of_category in lines.items():
-        group = "live" if category.startswith("live_") else "non_live"
+        rows.setdefault(outcome.kind, []).append({"id": outcome.id, "result": result})
+    write_result_rows(rows, folder, name)
+
+
+def write_result_rows(rows: Mapping[str, Sequence[Mapping[str, Any]]], folder: Path, name: str):
+    """Write the result file of each category, given its rows; see `write_results`."""
+    check_name(name)
+    for category, of_category in rows.items():
+        group = next((group for group in ("live", "multi_turn") if category.startswith(f"{group}_")), "non_live")
         file = folder / "result" / name.replace("/", "_") / group / f"BFCL_v4_{category}_result.json"
-        write_atomically(file, "".join(of_category))
+        write_atomically(file, lines(of_category))

@@ -1,7 +1,9 @@
 """BFCL's aggregate scores, from how many answers of each category are correct."""
 
 import collections
+import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from jaxfc.bfcl.categories import (
@@ -15,6 +17,7 @@ from jaxfc.bfcl.categories import (
     SIMPLE,
     WEB_SEARCH,
 )
+from jaxfc.command import InputError
 
 LIVE_V3 = (*LIVE_AST, "live_irrelevance", *RELEVANCE)
 """The categories of v3's Live accuracy."""
@@ -37,6 +40,30 @@ def tally(outcomes: Sequence[tuple[str, bool]]) -> dict[str, tuple[int, int]]:
     entries = collections.Counter(category for category, _ in outcomes)
     correct = collections.Counter(category for category, ok in outcomes if ok)
     return {category: (correct[category], count) for category, count in entries.items()}
+
+
+def read_results(folder: Path, model: str) -> dict[str, tuple[int | float, int]]:
+    """What another evaluation of a model found, as it left it in `scores.json`.
+
+    Args:
+        folder: its output.
+        model: the digest of the model.
+
+    Raises:
+        InputError: there is none, or it is of another model.
+    """
+    path = folder / "scores.json"
+    if not path.is_file():
+        raise InputError(f"{path}: not there; give the output folder of an evaluation that is done.")
+    try:
+        document = json.loads(path.read_bytes())
+        found, kinds = document["settings"]["model"], document["kinds"]
+        results = {category: (rate["correct"], rate["entries"]) for category, rate in kinds.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not the scores of an evaluation ({type(error).__name__}: {error}).") from error
+    if found != model:
+        raise InputError(f"{path}: the scores of another model; its digest is {found}, that of this one {model}.")
+    return results
 
 
 def accuracy(results: Results, category: str) -> float:

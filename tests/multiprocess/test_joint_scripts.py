@@ -55,6 +55,15 @@ def test_an_evaluation_has_the_same_outputs_and_scores(tmp_path):
     assert sorted(path.name for path in (tmp_path / "2/scores").iterdir()) == ["outputs.jsonl", "scores.json"]
 
 
+@pytest.mark.slow
+def test_conversations_are_those_of_one_process_and_the_first_runs_their_calls(tmp_path):
+    for count in (1, 2):
+        command = [str(Path(__file__).with_name("talking.py")), str(tmp_path / str(count))]
+        with Processes(command, count, devices=2) as processes:
+            assert [each.out.splitlines()[-1] for each in processes.succeeded()] == ["(2, 5)", "None"][:count]
+    assert (tmp_path / "1/outputs.jsonl").read_bytes() == (tmp_path / "2/outputs.jsonl").read_bytes()
+
+
 @pytest.mark.parametrize("to", ["huggingface", "orbax"])
 def test_a_conversion_keeps_all_numbers(tmp_path, to):
     arguments = ["--source", str(SEED_MODEL), "--output", "model", f"to={to}", "mesh.fsdp=2", "--json"]
