@@ -99,7 +99,7 @@ def as_refusal(error: Exception) -> ApiError:
         case ApiError():
             return error
         case PromptError():
-            return ApiError(400, f"the messages cannot be written as the model knows them: {error}", param="messages")
+            return ApiError(400, str(error), code="invalid_prompt")
         case Busy():
             return ApiError(429, str(error), code="queue_full", retry_after=_RETRY_SECONDS)
         case NotReady():
@@ -137,6 +137,8 @@ class _Service:
         """Chat completions."""
         asked = read_chat(document, self._backend, self._limits)
         tools = asked.offer.tools if asked.offer else ()
+        if asked.draw.must_call:
+            await self._in_thread(self._backend.check_calls, asked.draw.must_call)
         prompt = await self._in_thread(self._backend.chat, asked.messages, tools)
         choices = [Choice(asked.stops, Splitter(self._backend.prompt), asked.offer) for _ in range(asked.choices)]
         return await self._reply(asked, [prompt], choices, ChatReplies(self._backend.name, asked.logprobs), deadline)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from jaxfc.server.errors import ApiError
-from jaxfc.server.protocol import Broken
+from jaxfc.server.protocol import Broken, NotReady
 
 T = TypeVar("T")
 _PARTING_SECONDS = 1
@@ -96,7 +96,7 @@ class EventStream(Response):
                     await unless_gone(receive, self._send(send))
             except ClientGone:
                 return
-            except (Broken, TimeoutError) as error:
+            except (Broken, NotReady, TimeoutError) as error:
                 last = to_text(self._as_refusal(error).document())
         # A client that does not read may be what took so long.
         with contextlib.suppress(TimeoutError):
