@@ -25,6 +25,7 @@ from jaxfc.server.settings import Sizes
 from jaxfc.serving import compile_serving, make_weights
 from jaxfc.workspace import Workspace
 
+_CLOSE_SECONDS = 10
 LOG = logging.getLogger("jaxfc.server")
 
 
@@ -57,11 +58,12 @@ class Model:
         self._thread.start()
 
     def close(self):
-        """End that thread; what is under way is given up."""
+        """End that thread; what is under way is given up. A compiler at work is not waited for."""
         with self._changed:
             self._closing, self._ready = True, False
             self._changed.notify()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join(_CLOSE_SECONDS)
 
     # Asked by the HTTP side
 
