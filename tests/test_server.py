@@ -191,6 +191,14 @@ def test_settings_of_drawing_reach_the_model():
     assert (chat_default.temperature, chat_default.top_p, chat_default.top_k, chat_default.seed) == (1, 1, 0, None)
 
 
+def test_thought_stays_out_of_content_wherever_it_stands():
+    with serving("<think>a</think>one <think>b</think> two<think>cut") as (_, url):
+        message = chat(url).choices[0].message
+        chunks = list(chat(url, stream=True))
+    assert message.content == joined(chunks, "content") == "one  two"
+    assert message.reasoning_content == joined(chunks, "reasoning_content") == "abcut"
+
+
 # Stop strings
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from jaxfc.server.choices import Choice, Delta
@@ -125,10 +126,10 @@ class _Service:
         """One request, whole or as a stream."""
         deadline = asyncio.get_running_loop().time() + self._limits.seconds
         try:
-            body = await read_body(request, self._limits.body_bytes)
             async with asyncio.timeout_at(deadline):
+                body = await read_body(request, self._limits.body_bytes)
                 return await unless_gone(request.receive, answer(read_json(body), deadline))
-        except ClientGone:
+        except (ClientGone, ClientDisconnect):
             return Response(status_code=499)
         except (PromptError, Busy, NotReady, Broken, TimeoutError) as error:
             raise as_refusal(error) from error
