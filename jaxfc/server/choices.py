@@ -74,7 +74,7 @@ class Choice:
         answer = self._stops.add(answer, is_last)
         if self._stops.found:
             self._drop_beyond()
-        elif self._stops.held:
+        elif self._stops.held or self._utf8.held:
             return Delta(thought, self._text_or_calls(answer))
         said, self._pending = tuple(self._pending), []
         return Delta(thought, self._text_or_calls(answer), (), said)

@@ -18,6 +18,11 @@ class Utf8:
         """The text that is now certain."""
         return self._decoder.decode(data, last)
 
+    @property
+    def held(self) -> bytes:
+        """What may be the begin of a character."""
+        return self._decoder.getstate()[0]
+
 
 class Stops:
     """Ends a text before the first of some strings, which is never let through, in part neither."""
