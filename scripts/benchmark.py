@@ -9,6 +9,7 @@ benchmark.py NAME [--json] [--peer tunix,transformers] [key=value ...]
     logprobs     token log-probabilities against the dense form
     calls        judging completions on the host
     loader       prompts from prepared shards
+    serve        requests to the server, at once and one by one
 
 benchmark.py NAME --help lists the settings of that benchmark.
 """
@@ -23,6 +24,7 @@ from jaxfc.benchmarks.settings import (
     LogprobsBenchmark,
     LoopBenchmark,
     RolloutBenchmark,
+    ServeBenchmark,
     TrainStepBenchmark,
     check_peers,
 )
@@ -71,6 +73,13 @@ def loader(config: LoaderBenchmark, peers: tuple[str, ...]):
     return benchmark_loader(config, peers)
 
 
+def serve(config: ServeBenchmark, peers: tuple[str, ...]):
+    """Serving."""
+    from jaxfc.benchmarks.serving import benchmark_serve
+
+    return benchmark_serve(config, peers)
+
+
 RUNS = {
     RolloutBenchmark: rollout,
     TrainStepBenchmark: train_step,
@@ -78,6 +87,7 @@ RUNS = {
     LogprobsBenchmark: logprobs,
     CallsBenchmark: calls,
     LoaderBenchmark: loader,
+    ServeBenchmark: serve,
 }
 BENCHMARKS = {settings.name: settings for settings in RUNS}
 

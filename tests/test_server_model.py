@@ -53,7 +53,7 @@ def model(work):
     sizes = Sizes(slots=SLOTS, prompt_buckets=(192,), completion_length=LENGTH, ticks=4, queue=QUEUE)
     model = Model(work, "seed", sizes, Programs())
     model.start()
-    wait_until(lambda: model.state().ready or model.state().problem, 300)
+    model.wait_until_ready()
     yield model
     model.close()
 

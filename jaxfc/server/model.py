@@ -57,11 +57,22 @@ class Model:
         """Compile and serve, in a thread of its own."""
         self._thread.start()
 
+    def wait_until_ready(self):
+        """Wait for the compiler.
+
+        Raises:
+            Broken: it failed.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._problem)
+            if self._problem:
+                raise Broken(self._problem)
+
     def close(self):
         """End that thread; what is under way is given up. A compiler at work is not waited for."""
         with self._changed:
             self._closing, self._ready = True, False
-            self._changed.notify()
+            self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(_CLOSE_SECONDS)
 
@@ -103,7 +114,7 @@ class Model:
                 held = None if order.draw.must_call is None else self._hold(order.draw.must_call)
                 completion = Completion(order.prompt, order.draw, stream, number, choice, held)
                 self._incoming.append((bucket, completion))
-            self._changed.notify()
+            self._changed.notify_all()
         return stream
 
     def _check_queue(self, buckets: Sequence[int]):
@@ -136,6 +147,7 @@ class Model:
             self._pools = self._compile()
             with self._changed:
                 self._ready = not self._closing
+                self._changed.notify_all()
             while self._wait_for_work():
                 for pool in self._pools.values():
                     if pool.has_work:
@@ -147,6 +159,7 @@ class Model:
             LOG.exception("the model failed")
             with self._changed:
                 self._ready, self._problem = False, f"{type(error).__name__}: {error}"
+                self._changed.notify_all()
             self._abandon(Broken(self._problem))
 
     def _wait_for_work(self) -> bool:

@@ -1,11 +1,16 @@
 """The process of a server: its socket, its signals, and its end."""
 
+import contextlib
 import os
 import signal
 import socket
+import threading
+import time
+from collections.abc import Iterator
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from jaxfc.command import InputError
 
@@ -57,3 +62,20 @@ def run(app: FastAPI, listener: socket.socket, *, grace_seconds: int, access_log
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def in_thread(app: ASGIApp) -> Iterator[str]:
+    """Serve in a thread of this process, on a free port of this machine; gives the URL, to which `/v1` is added."""
+    listener = listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
