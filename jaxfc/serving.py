@@ -1,7 +1,7 @@
 """The compiled half of serving: completions enter slots and leave them at any time, each drawn in its own way."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,8 @@ from jaxfc.sharding import place_replicated, replicated, shardings, spec
 from jaxfc.truncation import words_of
 from jaxfc.types import Cache, Lanes, Params, Prompts, Sampling
 
+_CHANGED = ("own", "inputs", "lengths")
+"""What an advance changes of the slots, beside who is busy."""
 MOST_TICKS = 32
 """Tokens of a completion that one advance can draw."""
 
@@ -96,8 +98,8 @@ class Serving(NamedTuple):
     """(weights, prompts [a, S]) -> the prefix of each"""
     enter: Callable
     """(slots, prefix, entry) -> slots"""
-    advance: Callable
-    """(weights, slots, command, allowed [m, W]) -> (slots, drawn)"""
+    advance: Mapping[int, Callable]
+    """w -> (weights, slots, command, allowed [w, W]) -> (slots, drawn [w, ...]): decode the first w slots."""
     empty: Callable
     """() -> slots of which none is busy"""
     slots: int
@@ -114,6 +116,7 @@ def compile_serving(
     bucket: int,
     prefills: int,
     slots: int,
+    widths: Sequence[int] = (),
     length: int,
     vocabulary: int,
     stop_tokens: Sequence[int],
@@ -122,7 +125,8 @@ def compile_serving(
 ) -> Serving:
     """Compile the programs for prompts of up to `bucket` tokens.
 
-    What a completion is depends on its prompt, seed and settings alone, not on what else is in the slots.
+    What a completion is depends on its prompt, seed and settings alone, not on what else is in the slots; but for
+    rounding, which differs with the width.
 
     Args:
         programs: where they are listed.
@@ -132,6 +136,7 @@ def compile_serving(
         bucket: S, room for a prompt.
         prefills: prompts that are prefilled at once.
         slots: completions decoded at once (m).
+        widths: numbers of first slots for which there is a program too, quicker than that for all.
         length: room for a completion.
         vocabulary: tokens that exist.
         stop_tokens: any of them ends a completion.
@@ -149,24 +154,25 @@ def compile_serving(
         return _empty(decoder, bucket, slots, length, stop_tokens, dtype)
 
     advance = functools.partial(_advance, decoder, vocabulary, min(likeliest, vocabulary), length)
-    jitted = (
-        jax.jit(prefill, out_shardings=by_head),
-        jax.jit(_enter, donate_argnums=0, out_shardings=placement),
-        jax.jit(advance, donate_argnums=1, out_shardings=(placement, everywhere)),
-        jax.jit(empty, out_shardings=placement),
-    )
-    shapes = jax.eval_shape(jitted[3])
+
+    def compile_advance(width: int) -> Callable:
+        function = advance if width == slots else functools.partial(_advance_first, width, advance)
+        masks = describe(np.zeros((width, words), np.uint32), everywhere)
+        given = weights, held, describe(no_command(slots), everywhere), masks
+        compiled = jax.jit(function, donate_argnums=1, out_shardings=(placement, everywhere))
+        return programs.compile(f"decode/{bucket}/{width}", compiled, *given)
+
+    jitted_empty = jax.jit(empty, out_shardings=placement)
+    shapes = jax.eval_shape(jitted_empty)
     held = jax.tree.map(lambda sharding, part: describe(part, sharding), placement, shapes)
     prompts = describe(Prompts(np.zeros((prefills, bucket), np.int32), np.zeros(prefills, np.int32)), everywhere)
     prefix = describe(jax.eval_shape(prefill, weights, prompts), by_head)
-    masks = np.zeros((slots, words), np.uint32)
+    enter = jax.jit(_enter, donate_argnums=0, out_shardings=placement)
     return Serving(
-        programs.compile(f"prefill/{bucket}", jitted[0], weights, prompts),
-        programs.compile(f"enter/{bucket}", jitted[1], held, prefix, describe(no_entry(), everywhere)),
-        programs.compile(
-            f"decode/{bucket}", jitted[2], weights, held, *describe((no_command(slots), masks), everywhere)
-        ),
-        programs.compile(f"empty/{bucket}", jitted[3]),
+        programs.compile(f"prefill/{bucket}", jax.jit(prefill, out_shardings=by_head), weights, prompts),
+        programs.compile(f"enter/{bucket}", enter, held, prefix, describe(no_entry(), everywhere)),
+        {width: compile_advance(width) for width in sorted({*widths, slots})},
+        programs.compile(f"empty/{bucket}", jitted_empty),
         slots,
         words,
     )
@@ -281,6 +287,28 @@ def _advance(
     slots = slots._replace(busy=slots.busy & command.keep)
     slots, drawn, _ = jax.lax.while_loop(goes_on, tick, (slots, nothing, jnp.int32(0)))
     return slots, drawn
+
+
+def _advance_first(
+    width: int,
+    advance: Callable,
+    weights: Params,
+    slots: Slots,
+    command: Command,
+    allowed: UInt32[Array, "w W"],
+) -> tuple[Slots, Drawn]:
+    """`_advance` of the first slots; those after them have nothing to do."""
+    stop_tokens = slots.sampling.stop_tokens
+    first = jax.tree.map(lambda whole: whole[:width], slots)
+    first = first._replace(sampling=first.sampling._replace(stop_tokens=stop_tokens))
+    first, drawn = advance(weights, first, command._replace(keep=command.keep[:width]), allowed)
+
+    def put(whole: Array, part: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(whole, part, 0, 0)
+
+    busy = put(slots.busy & command.keep, first.busy)
+    changed = {name: jax.tree.map(put, getattr(slots, name), getattr(first, name)) for name in _CHANGED}
+    return slots._replace(busy=busy, **changed), drawn
 
 
 def _draw_one(

@@ -18,7 +18,7 @@ from jaxfc.serving import Entry, compile_serving, make_weights, no_command
 from jaxfc.sharding import make_mesh, replicated, shardings
 from jaxfc.types import Prompts
 
-S, T, SLOTS, LIKELIEST = 13, 11, 5, 4
+S, T, SLOTS, NARROW, LIKELIEST = 13, 11, 5, 2, 4
 STOPS = (0, 4, 9, 14, 20, 31)
 """Many, so that completions end at many places."""
 PROMPTS = ragged_prompts((9, 1, 13, 6), S)
@@ -28,12 +28,12 @@ HOT = {"temperature": 1.0, "seed": 7}
 class Server:
     """Slots that are entered and advanced by hand."""
 
-    def __init__(self, mesh=None):
+    def __init__(self, mesh=None, widths=()):
         mesh = mesh or one_device()
         decoder = Decoder(DECODER.config, mesh=mesh)
         params = jax.device_put(tiny_params(), shardings(mesh, decoder.axes))
         self.weights, self.place = make_weights(decoder, mesh, params), replicated(mesh)
-        sizes = {"bucket": S, "prefills": 2, "slots": SLOTS, "length": T, "likeliest": LIKELIEST}
+        sizes = {"bucket": S, "prefills": 2, "slots": SLOTS, "length": T, "likeliest": LIKELIEST, "widths": widths}
         self.serving = compile_serving(
             Programs(), decoder, mesh, self.weights, **sizes, vocabulary=VOCABULARY, stop_tokens=STOPS
         )
@@ -58,14 +58,14 @@ class Server:
             self.tokens[slot], self.logprobs[slot] = [], []
         return self
 
-    def advance(self, ticks=T, allowed=None, **changed):
-        masks = np.full((SLOTS, self.serving.words), ANYTHING) if allowed is None else allowed
+    def advance(self, ticks=T, allowed=None, width=SLOTS, **changed):
+        masks = np.full((width, self.serving.words), ANYTHING) if allowed is None else allowed
         command = no_command(SLOTS)._replace(
             keep=np.ones(SLOTS, bool), ticks=np.int32(ticks), constrained=np.bool_(allowed is not None)
         )
         command = command._replace(**changed)
         arguments = jax.device_put((command, masks), self.place)
-        self.slots, drawn = self.serving.advance(self.weights, self.slots, *arguments)
+        self.slots, drawn = self.serving.advance[width](self.weights, self.slots, *arguments)
         drawn = jax.device_get(drawn)
         for slot, count in enumerate(drawn.counts):
             self.tokens[slot] += drawn.tokens[slot, :count].tolist()
@@ -76,7 +76,7 @@ class Server:
 
 @functools.cache
 def built():
-    return Server()
+    return Server(widths=(NARROW,))
 
 
 @pytest.fixture
@@ -143,6 +143,20 @@ def test_a_slot_that_is_not_kept_is_free_and_the_others_go_on(server):
     # What was left in it does not show.
     server.enter((1, 1), (0, 0, {})).advance()
     assert server.tokens[0] == sampled().tokens[1, : sampled().lengths[1]].tolist()
+
+
+def test_a_narrow_program_draws_what_the_wide_one_does_and_leaves_the_other_slots_alone(server):
+    expected = [alone(server, prompt, how) for prompt, how in ((0, HOT), (3, HOT), (2, {}))]
+    server.clear().enter((0, 2), (0, 1, HOT), (1, 4, {}))
+    server.advance(2)
+    last = server.tokens[4]
+    server.advance(3, width=NARROW, keep=np.arange(SLOTS) == 1)
+    assert server.tokens[4] == last == expected[2][0][:2], "slot 4 is not looked at"
+    server.enter((3, 3), (0, 0, HOT)).advance(T, width=NARROW)
+    for slot, (tokens, logprobs) in ((1, expected[0]), (0, expected[1])):
+        assert server.tokens[slot] == tokens
+        np.testing.assert_allclose(server.logprobs[slot], logprobs, atol=1e-5)
+    assert server.advance(T).counts.max() == 0, "slot 4 was given up"
 
 
 def test_an_advance_returns_with_the_first_that_finishes_if_it_is_told_to(server):

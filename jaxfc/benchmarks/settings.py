@@ -211,6 +211,8 @@ class ServeBenchmark(Benchmark):
     """Requests of a run."""
     slots: int = 64
     """Completions decoded at once."""
+    widths: tuple[int, ...] = ()
+    """Numbers of slots that have programs of their own."""
     prompt_bucket: int = 192
     """Room for a prompt, in tokens; each request has to fit."""
     completion_length: int = 64

@@ -197,6 +197,7 @@ class Model:
                 bucket=bucket,
                 prefills=sizes.prefills,
                 slots=sizes.slots,
+                widths=sizes.widths,
                 length=sizes.completion_length,
                 vocabulary=work.vocabulary,
                 stop_tokens=(work.tokenizer.eos,),

@@ -71,7 +71,7 @@ class Pool:
         self._slots = serving.empty()
         self._in_slot: list[Completion | None] = [None] * serving.slots
         self._waiting: collections.deque[Completion] = collections.deque()
-        self._no_masks = self._place(np.full((serving.slots, serving.words), ANYTHING))
+        self._no_masks = {width: self._place(np.full((width, serving.words), ANYTHING)) for width in serving.advance}
 
     def _place(self, tree):
         return jax.device_put(tree, self._everywhere)
@@ -145,13 +145,20 @@ class Pool:
             likeliest=np.bool_(any(one.draw.likeliest for one in there)),
             constrained=np.bool_(constrained),
         )
-        masks = self._place(self._masks()) if constrained else self._no_masks
-        self._slots, drawn = self._serving.advance(self._weights, self._slots, self._place(command), masks)
+        width = self._width()
+        masks = self._place(self._masks(width)) if constrained else self._no_masks[width]
+        advance = self._serving.advance[width]
+        self._slots, drawn = advance(self._weights, self._slots, self._place(command), masks)
         return jax.device_get(drawn)
 
-    def _masks(self) -> UInt32[np.ndarray, "m W"]:
+    def _width(self) -> int:
+        """Of the narrowest program that has all slots in use."""
+        used = max(slot for slot, one in enumerate(self._in_slot) if one is not None) + 1
+        return min(width for width in self._serving.advance if width >= used)
+
+    def _masks(self, width: int) -> UInt32[np.ndarray, "w W"]:
         """What each completion may draw next."""
-        masks = np.full((self._serving.slots, self._serving.words), ANYTHING)
+        masks = np.full((width, self._serving.words), ANYTHING)
         for slot, one in enumerate(self._in_slot):
             if one is not None and one.constrained is not None:
                 masks[slot] = one.constrained.masks(_FIRST, np.array([one.drawn]), np.array([one.last]))[0]

@@ -10,6 +10,9 @@ class Sizes:
 
     slots: int = 32
     """Completions decoded at once, of each bucket."""
+    widths: tuple[int, ...] = ()
+    """Numbers below `slots` for which there are programs too, such as [1, 8]: with few requests under way these are
+    quicker, and what is drawn with a seed is then the same but for rounding."""
     prompt_buckets: tuple[int, ...] = (512, 2048, 8192)
     """Lengths that prompts are padded to, in tokens; a longer prompt is refused (400)."""
     completion_length: int = 1024
@@ -27,6 +30,8 @@ class Sizes:
         for name in ("slots", "prefills", "ticks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"sizes.{name} is {getattr(self, name)}; it is at least 1.")
+        if list(self.widths) != sorted(set(self.widths)) or not all(0 < width < self.slots for width in self.widths):
+            raise ValueError(f"sizes.widths is {self.widths}; give rising numbers from 1 to {self.slots - 1}.")
         if self.ticks > 32:
             raise ValueError(f"sizes.ticks is {self.ticks}; a completion has room for 32 tokens at once.")
         if self.queue < 0:
