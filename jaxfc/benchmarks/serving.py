@@ -55,12 +55,14 @@ def benchmark_serve(settings: ServeBenchmark, peers: Sequence[str] = ()) -> dict
 def served(settings: ServeBenchmark) -> Iterator[str]:
     """The URL of a server with all programs compiled."""
     work = open_workspace(Model(path=settings.model or str(SEED_MODEL)), Mesh(), None)
-    sizes: dict[str, Any] = {
-        "prompt_buckets": (settings.prompt_bucket,),
-        "completion_length": settings.completion_length,
-    }
-    sizes |= {"slots": settings.slots, "widths": settings.widths, "queue": settings.requests}
-    model = ServedModel(work, "served", Sizes(**sizes), Programs())
+    sizes = Sizes(
+        slots=settings.slots,
+        widths=settings.widths,
+        prompt_buckets=(settings.prompt_bucket,),
+        completion_length=settings.completion_length,
+        queue=settings.requests,
+    )
+    model = ServedModel(work, "served", sizes, Programs())
     model.start()
     try:
         model.wait_until_ready()
