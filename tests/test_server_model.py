@@ -283,6 +283,7 @@ def test_a_model_that_is_closed_tells_those_who_wait(work, monkeypatch):
     asyncio.run(wait())
 
 
+@pytest.mark.slow
 def test_a_server_told_to_end_finishes_what_is_under_way(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
