@@ -1,15 +1,20 @@
 """Text that comes piece by piece is what it would be in one piece."""
 
 import itertools
+import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted import Scripted
 
 from jaxfc.config import Prompt
 from jaxfc.server.choices import Choice
+from jaxfc.server.errors import ApiError
 from jaxfc.server.fields import Fields
 from jaxfc.server.protocol import Token, Update
+from jaxfc.server.requests import read_chat, read_texts
+from jaxfc.server.settings import Limits
 from jaxfc.server.text import Splitter, Stops, Utf8
 from jaxfc.server.tools import read_calls, read_offer
 
@@ -27,6 +32,9 @@ def fed(make, data, cuts):
     return ["".join(part) for part in zip(*out, strict=True)] if isinstance(out[0], tuple) else "".join(out)
 
 
+WORDS = ("role", "content", "type", "text", "function", "name", "parameters", "properties", "tool_calls", "arguments")
+FIELDS = ("messages", "prompt", "tools", "tool_choice", "temperature", "top_p", "top_k", "n", "seed", "max_tokens")
+FIELDS += ("stop", "stream", "stream_options", "logprobs", "top_logprobs", "logit_bias", "response_format", "echo")
 CUTS = st.lists(st.integers(0, 100), max_size=8)
 
 
@@ -66,6 +74,27 @@ def test_a_choice_is_the_same_whatever_its_tokens_and_updates(text, cuts, stops)
         expected = expected.split(stop)[0]
     assert cut.whole.answer == expected
     assert b"".join(token.piece for token, _ in cut.whole.said).decode() == expected
+
+
+LEAVES = (
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(["", "auto", "required", "user"])
+)
+JSON = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4),
+    max_leaves=12,
+)
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+@given(fields=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5))
+def test_any_body_is_read_or_refused(fields):
+    scripted, limits = Scripted(lambda prompt: ""), Limits()
+    for read, always in ((read_chat, {"messages": MESSAGES}), (read_texts, {"prompt": "hi"})):
+        try:
+            read({"model": "scripted"} | always | fields, scripted, limits)
+        except ApiError as error:
+            assert error.status == 400 and json.loads(error.response().body)["error"]["message"]
 
 
 NAMES = st.text(st.sampled_from("ab-. 1_é(\n"), min_size=1, max_size=6)
