@@ -77,7 +77,7 @@ def test_a_choice_is_the_same_whatever_its_tokens_and_updates(text, cuts, stops)
 
 
 LEAVES = (
-    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(["", "auto", "required", "user"])
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(["", "auto", "user"])
 )
 JSON = st.recursive(
     LEAVES,
