@@ -76,9 +76,7 @@ def test_a_choice_is_the_same_whatever_its_tokens_and_updates(text, cuts, stops)
     assert b"".join(token.piece for token, _ in cut.whole.said).decode() == expected
 
 
-LEAVES = (
-    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(["", "auto", "user"])
-)
+LEAVES = st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(["", "auto", "user"])
 JSON = st.recursive(
     LEAVES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4),
