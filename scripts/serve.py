@@ -72,6 +72,7 @@ def main(config: Serve, arguments):
         if arguments.dry_run:
             return {"model": name, "host": address, "port": port}
         served = ServedModel(work, name, config.sizes, Programs(config.compile_cache))
+        del work  # The model lets go of what it does not need.
         print(f"{name} at http://{address}:{port}/v1, once its programs are compiled", file=sys.stderr)
         served.start()
         try:

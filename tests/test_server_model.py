@@ -144,6 +144,11 @@ def test_a_promised_call_is_one_of_the_tool_that_was_named(url, index):
         assert calls and {name for name, _ in calls} <= names
 
 
+def test_no_call_is_promised_without_llguidance(work, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    assert not Model(work, "seed", Sizes(), Programs()).can_constrain
+
+
 def test_no_call_is_promised_of_tools_that_cannot_be_called(url):
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a-b": {}}}}}
     tool["function"]["parameters"]["required"] = ["a-b"]

@@ -188,6 +188,8 @@ class Model:
         """All programs and empty slots, by bucket."""
         work, sizes = self._work, self._sizes
         weights = make_weights(work.decoder, work.mesh, work.params)
+        # Once the weights are as decoding reads them, the parameters only take memory.
+        self._work = work = work._replace(params=None)
         servings = {
             bucket: compile_serving(
                 self._programs,
