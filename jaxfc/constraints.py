@@ -77,12 +77,14 @@ class Constraints:
         self.words = words_of(tokenizer.vocabulary)
         self._region = functools.lru_cache(_REGIONS)(self._compile)
 
-    def begin(self, examples: Sequence[Example | None], *, group_size: int) -> "Constrained":
+    def begin(self, examples: Sequence[Example | None], *, group_size: int, must_call: bool = False) -> "Constrained":
         """Completions that have not begun: row p * G + g answers `examples[p]`, and None only fills the batch.
 
-        A set of tools whose grammar llguidance refuses, for its size, leaves its completions free (`refused`).
+        A set of tools whose grammar llguidance refuses, for its size, leaves its completions free (`refused`). Where
+        one `must_call`, its answer has a call or more, and it cannot end within its chain of thought.
         """
-        regions = [example and self._region(answer_grammar(example.tools)) for example in examples]
+        fewest = int(must_call)
+        regions = [example and self._region(answer_grammar(example.tools, fewest), must_call) for example in examples]
         refused = [example is not None and region is None for example, region in zip(examples, regions, strict=True)]
         return Constrained(self, [Row(region) for region in regions for _ in range(group_size)], refused)
 
@@ -90,14 +92,16 @@ class Constraints:
         """Write what each matcher allows next to its row of the masks, in parallel."""
         self._llguidance.numpy.fill_next_token_bitmask_par(self._executor, list(matchers), masks.view(np.int32))
 
-    def _compile(self, grammar: str) -> "Region | None":
+    def _compile(self, grammar: str, must_call: bool) -> "Region | None":
         rules = grammar.replace("start:", "answer:", 1)
         tagged = self._prompt.wrapper == "tags"
         start = f'start: GAP? "{ANSWER}" answer "{END_ANSWER}"' if tagged else "start: GAP? answer"
         # Where only one text can follow, llguidance would else admit no way to write it in tokens but one.
         text = f'%llguidance {{"no_forcing": true}}\n{start}\nGAP: /\\n{{1,2}}/\n{rules}'
         matcher = self._llguidance.LLMatcher(self._ll_tokenizer, self._llguidance.LLMatcher.grammar_from_lark(text))
-        return None if matcher.is_error() else Region(matcher, self.tokens, self._straddling, self.words)
+        if matcher.is_error():
+            return None
+        return Region(matcher, self.tokens, self._straddling, self.words, may_end_in_thought=not must_call)
 
 
 class Constrained:
@@ -245,9 +249,18 @@ class _Tokens:
 class Region:
     """The answers to one set of tools."""
 
-    def __init__(self, matcher: Any, tokens: _Tokens, straddling: list[list[tuple[int, bytes]]], words: int):
+    def __init__(
+        self,
+        matcher: Any,
+        tokens: _Tokens,
+        straddling: list[list[tuple[int, bytes]]],
+        words: int,
+        *,
+        may_end_in_thought: bool,
+    ):
         self.matcher = matcher
         """At the start of the answer; to be copied."""
+        self._may_end_in_thought = may_end_in_thought
         self._tokens, self._straddling, self._words = tokens, straddling, words
         self.thought_mask = functools.cache(self._thought_mask)
 
@@ -257,6 +270,9 @@ class Region:
         for token, rest in self._straddling[seen]:
             if not self._begins(rest):
                 mask[token // 32] &= ~np.uint32(1 << token % 32)
+        if not self._may_end_in_thought:
+            end = self._tokens.eos_token_id
+            mask[end // 32] &= ~np.uint32(1 << end % 32)
         return mask
 
     def _begins(self, text: bytes) -> bool:

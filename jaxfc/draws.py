@@ -23,7 +23,11 @@ def make_sampling(
     )
 
 
-def draw(logits: Float[Array, "N V"], uniforms: Float[Array, " N"], temperature: Float[Array, ""]) -> Int[Array, " N"]:
+def draw(
+    logits: Float[Array, "N V"],
+    uniforms: Float[Array, " N"],
+    temperature: Float[Array, ""] | Float[Array, " N"],
+) -> Int[Array, " N"]:
     """One token a row from softmax(logits), where its uniform number falls; the likeliest when the temperature is 0.
 
     The cumulative distribution is inverted in two stages, blocks and the tokens of one, so that no row is sorted, no
@@ -43,4 +47,11 @@ def draw(logits: Float[Array, "N V"], uniforms: Float[Array, " N"], temperature:
         rest = jnp.minimum(target - before, inside[:, -1] * (1 - 1e-6))
         return block * BLOCK + jnp.argmax(inside > rest[:, None], axis=1)
 
-    return jax.lax.cond(temperature > 0, invert, lambda: jnp.argmax(logits, axis=1)).astype(jnp.int32)
+    def likeliest():
+        return jnp.argmax(logits, axis=1)
+
+    if temperature.ndim == 0:
+        return jax.lax.cond(temperature > 0, invert, likeliest).astype(jnp.int32)
+    drawn, unused = temperature > 0, jnp.zeros_like(uniforms, int)
+    inverted = jax.lax.cond(drawn.any(), invert, lambda: unused)
+    return jnp.where(drawn, inverted, jax.lax.cond(drawn.all(), lambda: unused, likeliest)).astype(jnp.int32)

@@ -50,7 +50,7 @@ def sampled_logits(
 
     Args:
         logits: of the model, float32.
-        sampling: `temperature`, `top_k` and `top_p`.
+        sampling: `temperature`, `top_k` and `top_p`, for all rows or for each.
         vocabulary: tokens that exist; later columns only pad the matrix.
         drawn: the tokens that were drawn, which the cut then keeps: rounding, an update or another model's opinion can
             move one out of it, and of a probability of 0 neither ratio nor divergence would be finite.
@@ -65,7 +65,7 @@ def sampled_logits(
     if allowed is not None:
         words = padded_words(allowed, size, vocabulary)
         possible &= allowed_columns(words, jnp.arange(logits.shape[0]), 0, size)
-    logits = logits / divisor(sampling)
+    logits = logits / divisor(sampling)[..., None]
 
     def cut(logits: Array, possible: Array) -> Array:
         masked = jnp.where(possible, jax.lax.stop_gradient(logits), -jnp.inf)

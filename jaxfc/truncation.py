@@ -17,14 +17,14 @@ def words_of(vocabulary: int) -> int:
     return -(-vocabulary // WORD)
 
 
-def divisor(sampling: Sampling) -> Float[Array, ""]:
-    """What logits are divided by: the temperature, or 1 when it is 0 (greedy)."""
+def divisor(sampling: Sampling) -> Float[Array, "*rows"]:
+    """What logits are divided by: the temperature, or 1 when it is 0 (greedy). One for all rows, or one for each."""
     return jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)
 
 
 def is_cut(sampling: Sampling) -> Bool[Array, ""]:
-    """Whether top-k or top-p is on."""
-    return (sampling.top_k > 0) | (sampling.top_p < 1)
+    """Whether top-k or top-p is on, for any row."""
+    return ((sampling.top_k > 0) | (sampling.top_p < 1)).any()
 
 
 def least_kept(logits: Float[Array, "N V"], sampling: Sampling, axes: tuple[str, ...] = ()) -> Float[Array, " N"]:
@@ -40,7 +40,7 @@ def least_kept(logits: Float[Array, "N V"], sampling: Sampling, axes: tuple[str,
 
     Args:
         logits: float32, tempered, -inf for what cannot be drawn.
-        sampling: `top_k` and `top_p`.
+        sampling: `top_k` and `top_p`, for all rows or for each.
         axes: the mesh axes over which the columns are split, inside `jax.shard_map`.
     """
     keys = _ordered(logits)
@@ -53,7 +53,8 @@ def least_kept(logits: Float[Array, "N V"], sampling: Sampling, axes: tuple[str,
         return jax.lax.pmax(values.max(axis=1), axes)
 
     def of_top_k() -> Array:
-        return _last(lambda key: total((keys >= key[:, None]).astype(jnp.int32)) >= sampling.top_k, nothing)
+        kth = _last(lambda key: total((keys >= key[:, None]).astype(jnp.int32)) >= sampling.top_k, nothing)
+        return jnp.where(sampling.top_k > 0, kth, nothing)
 
     def of_top_p(kth: Array) -> Array:
         top = greatest(logits)
@@ -61,10 +62,10 @@ def least_kept(logits: Float[Array, "N V"], sampling: Sampling, axes: tuple[str,
         mass = sampling.top_p * total(weights)
         # A token stays while the likelier ones have less than top_p; the likeliest stays whatever top_p is.
         full = _last(lambda key: total(jnp.where(keys > key[:, None], weights, 0.0)) >= mass, nothing)
-        return jnp.maximum(kth, jnp.minimum(full, _ordered(top) - 1) + 1)
+        return jnp.where(sampling.top_p < 1, jnp.maximum(kth, jnp.minimum(full, _ordered(top) - 1) + 1), kth)
 
-    first = jax.lax.cond(sampling.top_k > 0, of_top_k, lambda: nothing)
-    first = jax.lax.cond(sampling.top_p < 1, of_top_p, lambda kth: kth, first)
+    first = jax.lax.cond((sampling.top_k > 0).any(), of_top_k, lambda: nothing)
+    first = jax.lax.cond((sampling.top_p < 1).any(), of_top_p, lambda kth: kth, first)
     kept = keys >= first[:, None]
     least = -greatest(jnp.where(kept, -logits, -jnp.inf))
     lost = greatest(jnp.where(kept, -jnp.inf, logits))

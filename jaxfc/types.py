@@ -57,17 +57,20 @@ class Lanes(NamedTuple):
 
 
 class Sampling(NamedTuple):
-    """How tokens are drawn. All are arrays: a change takes effect without a compile."""
+    """How tokens are drawn. All are arrays: a change takes effect without a compile.
 
-    temperature: Float[Array, ""]
+    In serving, where each row is drawn in its own way, all but the stop tokens have one number for each row.
+    """
+
+    temperature: Float[Array, "*rows"]
     """0 is greedy; log-probabilities are then those at temperature 1."""
-    top_k: Int[Array, ""]
+    top_k: Int[Array, "*rows"]
     """Draw among the k likeliest tokens; 0 is all."""
-    top_p: Float[Array, ""]
+    top_p: Float[Array, "*rows"]
     """Draw among the likeliest tokens that together have this probability; 1 is all."""
     stop_tokens: Int[Array, " N"]
     """A completion ends with the first of these, which belongs to it."""
-    max_tokens: Int[Array, ""]
+    max_tokens: Int[Array, "*rows"]
     """A completion is cut after this many tokens."""
 
 

@@ -11,6 +11,7 @@ benchmark.py NAME [--json] [--peer tunix,transformers] [key=value ...]
     checker      decoding and checking answers by BFCL's rules        peers: bfcl-eval
     validate     the AST stage of preparation, raw rows -> kept or dropped
     loader       prompts from prepared shards
+    serve        requests to the server, at once and one by one
 
 benchmark.py NAME --help lists the settings of that benchmark.
 """
@@ -26,6 +27,7 @@ from jaxfc.benchmarks.settings import (
     LogprobsBenchmark,
     LoopBenchmark,
     RolloutBenchmark,
+    ServeBenchmark,
     TrainStepBenchmark,
     ValidateBenchmark,
     check_peers,
@@ -89,6 +91,13 @@ def loader(config: LoaderBenchmark, peers: tuple[str, ...]):
     return benchmark_loader(config, peers)
 
 
+def serve(config: ServeBenchmark, peers: tuple[str, ...]):
+    """Serving."""
+    from jaxfc.benchmarks.serving import benchmark_serve
+
+    return benchmark_serve(config, peers)
+
+
 RUNS = {
     RolloutBenchmark: rollout,
     TrainStepBenchmark: train_step,
@@ -98,6 +107,7 @@ RUNS = {
     CheckerBenchmark: checker,
     ValidateBenchmark: validate,
     LoaderBenchmark: loader,
+    ServeBenchmark: serve,
 }
 BENCHMARKS = {settings.name: settings for settings in RUNS}
 

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -316,6 +317,16 @@ def test_logprobs_compares_with_the_form_that_holds_all_logits():
     assert result["results"]["jaxfc"]["gradient_gap"]["head"] < 1e-5
     # Logits alone are 32 x 96 numbers of 4 bytes.
     assert result["results"]["dense"]["extra_bytes"] >= 32 * 96 * 4
+
+
+@pytest.mark.slow
+def test_serve_draws_the_same_at_once_and_one_by_one():
+    sizes = ["requests=3", "slots=2", "completion_length=8", "runs=1", "prompt_bucket=160"]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    command = [sys.executable, SCRIPT, "serve", "--json", *sizes]
+    result = json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
+    check_report(result, "serve", ["at once", "one by one"])
+    assert 3 <= result["results"]["at once"]["tokens"] <= 3 * 8
 
 
 def test_calls_judges_the_same_in_one_process_and_in_several():

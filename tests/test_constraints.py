@@ -40,9 +40,9 @@ def constraints_of(tokenizer, prompt):
 class Walk:
     """Completions that are given their tokens one by one."""
 
-    def __init__(self, tokenizer, prompt, examples):
+    def __init__(self, tokenizer, prompt, examples, **changed):
         self._tokenizer = tokenizer
-        self._constrained = constraints_of(tokenizer, prompt).begin(examples, group_size=1)
+        self._constrained = constraints_of(tokenizer, prompt).begin(examples, group_size=1, **changed)
         self._lengths = np.zeros(len(examples), int)
         self._last = np.zeros(len(examples), int)
 
@@ -130,6 +130,16 @@ def test_the_completions_of_supervised_training_may_all_be_drawn(seed_tokenizer,
     walk = Walk(seed_tokenizer, prompt, EXAMPLES)
     for row, example in enumerate(EXAMPLES):
         walk.follow(row, completion_tokens(example, seed_tokenizer, prompt))
+
+
+def test_one_that_must_call_ends_neither_in_its_thought_nor_with_an_empty_answer(seed_tokenizer):
+    eos, (closing,) = seed_tokenizer.eos, seed_tokenizer.encode("]")
+    for must_call in (False, True):
+        walk = Walk(seed_tokenizer, Prompt(), EXAMPLES[:1], must_call=must_call)
+        assert walk.masks([0])[0, eos] != must_call
+        walk = Walk(seed_tokenizer, Prompt(), EXAMPLES[:1], must_call=must_call)
+        walk.follow(0, seed_tokenizer.encode("<think>so</think><answer>["))
+        assert walk.masks([0])[0, closing] != must_call
 
 
 def test_the_chain_of_thought_is_free(qwen):

@@ -37,3 +37,14 @@ def test_temperature_0_takes_the_likeliest_whatever_the_number():
     logits = jax.random.normal(jax.random.key(0), (50, 300))
     for uniform in (0.0, 0.3, 0.99):
         np.testing.assert_array_equal(draw(logits, jnp.full(50, uniform), ZERO), logits.argmax(axis=1))
+
+
+def test_each_row_may_have_a_temperature_of_its_own():
+    logits = jax.random.normal(jax.random.key(0), (60, 300))
+    uniforms = jax.random.uniform(jax.random.key(1), (60,))
+    hot = jnp.arange(60) % 3 > 0
+    drawn = draw(logits, uniforms, jnp.where(hot, 1.0, 0.0))
+    np.testing.assert_array_equal(drawn[hot], draw(logits, uniforms, ONE)[hot])
+    np.testing.assert_array_equal(drawn[~hot], draw(logits, uniforms, ZERO)[~hot])
+    for every in (ONE, ZERO):
+        np.testing.assert_array_equal(draw(logits, uniforms, jnp.full(60, every)), draw(logits, uniforms, every))

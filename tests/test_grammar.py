@@ -32,14 +32,14 @@ class Bytes:
 BYTES = llguidance.LLTokenizer(llguidance.TokenizerWrapper(Bytes()))
 
 
-def matcher(*tools):
-    found = llguidance.LLMatcher(BYTES, llguidance.LLMatcher.grammar_from_lark(answer_grammar(tools)))
+def matcher(*tools, fewest=0):
+    found = llguidance.LLMatcher(BYTES, llguidance.LLMatcher.grammar_from_lark(answer_grammar(tools, fewest)))
     assert not found.is_error(), found.get_error()
     return found
 
 
-def accepts(text, *tools):
-    found = matcher(*tools)
+def accepts(text, *tools, fewest=0):
+    found = matcher(*tools, fewest=fewest)
     return found.try_consume_tokens(list(text.encode())) == len(text.encode()) and found.is_accepting()
 
 
@@ -212,3 +212,8 @@ def test_what_the_parser_would_not_read_has_no_literal(value):
 def test_a_grammar_of_no_tools_knows_one_answer():
     assert accepts("[]")
     assert not accepts("[f()]")
+
+
+def test_an_answer_of_one_call_at_least_may_not_be_empty():
+    assert accepts("[]", tool()) and not accepts("[]", tool(), fewest=1)
+    assert all(accepts(text, tool(), fewest=1) for text in ("[f()]", "[f(), f()]"))

@@ -2,8 +2,12 @@
 
 import contextlib
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import httpx
 import openai
@@ -189,6 +193,14 @@ def test_settings_of_drawing_reach_the_model():
     assert (asked.temperature, asked.top_p, asked.top_k, asked.seed, asked.max_tokens) == (0, 0.5, 7, -3, 9)
     assert chat_default.max_tokens == backend.most_completion_tokens and text_default.max_tokens == 16
     assert (chat_default.temperature, chat_default.top_p, chat_default.top_k, chat_default.seed) == (1, 1, 0, None)
+
+
+def test_thought_stays_out_of_content_wherever_it_stands():
+    with serving("<think>a</think>one <think>b</think> two<think>cut") as (_, url):
+        message = chat(url).choices[0].message
+        chunks = list(chat(url, stream=True))
+    assert message.content == joined(chunks, "content") == "one  two"
+    assert message.reasoning_content == joined(chunks, "reasoning_content") == "abcut"
 
 
 # Stop strings
@@ -484,6 +496,52 @@ def test_a_client_that_hangs_up_gives_its_slots_back(stream):
             wait_until(lambda: backend.open == 2)
         wait_until(lambda: backend.open == 0, 5)
         assert say(url, max_tokens=1).status_code == 200
+
+
+# The end
+
+ENDLESS = """
+import sys
+from scripted import Reply, Scripted
+from jaxfc.server.app import make_app
+from jaxfc.server.run import listen, run
+from jaxfc.server.settings import Limits
+
+reply = Reply("word " * int(sys.argv[2]), token_seconds=0.01)
+run(make_app(Scripted(lambda prompt: reply), Limits()), listen("127.0.0.1", int(sys.argv[1])), grace_seconds=1,
+    access_log=False)
+"""
+
+
+@pytest.mark.parametrize("words, is_whole", [(10, True), (1000, False)])
+def test_told_to_end_a_server_takes_nothing_new_and_cuts_what_is_left_after_the_grace(words, is_whole):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
+    process = subprocess.Popen([sys.executable, "-c", ENDLESS, str(port), str(words)], env=environment)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: is_up(url) or process.poll() is not None, 60)
+        body = {"model": "scripted", "prompt": "a", "stream": True, "max_tokens": 10**5}
+        lines = []
+        cut = contextlib.suppress(httpx.RemoteProtocolError)
+        with cut, httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as response:
+            for line in response.iter_lines():
+                lines += [line] if line else []
+                if len(lines) == 1:
+                    process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+    assert len(lines) > 1 and (lines[-1] == "data: [DONE]") == is_whole
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url)
+
+
+def is_up(url):
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{url}/health").status_code == 200
 
 
 # Figures

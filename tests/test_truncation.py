@@ -77,3 +77,11 @@ def test_bits_are_unpacked_from_any_column_on(count):
         for start in {0, count - size, (count - size) // 2}:
             found = unpack(words, index, start, size)
             np.testing.assert_array_equal(found, expected[np.asarray(index), start : start + size])
+
+
+def test_each_row_may_have_a_cut_of_its_own():
+    rows, cuts = jnp.asarray(rows_of_logits()), [CUTS[number % len(CUTS)] for number in range(60)]
+    top_k, top_p = (jnp.asarray(values) for values in zip(*cuts, strict=True))
+    together = find(rows, cut(0, 1.0)._replace(top_k=top_k, top_p=top_p.astype(jnp.float32)))
+    for number, one in enumerate(cuts):
+        assert together[number] == find(rows, cut(*one))[number], one

@@ -224,6 +224,26 @@ class ValidateBenchmark(Benchmark):
     """A file of raw rows, as scripts/prepare_data.py takes them."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServeBenchmark(Benchmark):
+    """Chat completions over sockets, greedily, of generated tasks: all at once, and one after the other."""
+
+    name: ClassVar[str] = "serve"
+
+    model: str | None = None
+    """A model directory; null is the seed model that ships with the package."""
+    requests: int = 64
+    """Requests of a run."""
+    slots: int = 64
+    """Completions decoded at once."""
+    widths: tuple[int, ...] = ()
+    """Numbers of slots that have programs of their own."""
+    prompt_bucket: int = 192
+    """Room for a prompt, in tokens; each request has to fit."""
+    completion_length: int = 64
+    """Tokens after which a completion is cut."""
+
+
 def check_peers(settings: Benchmark, names: Sequence[str]):
     """Refuse a peer that a benchmark does not have, or that could not run these settings.
 

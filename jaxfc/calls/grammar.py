@@ -39,7 +39,7 @@ _OTHER_FIRST = r"[^'\\\x00-\x1f\x7fa-zA-Z0-9_]"
 _REST_OF_KEY = r"[^'\\\x00-\x1f\x7f]*"
 
 
-def answer_grammar(tools: Sequence[Tool]) -> str:
+def answer_grammar(tools: Sequence[Tool], fewest: int = 0) -> str:
     """The answers that call these tools, as a grammar in llguidance's dialect of Lark.
 
     An answer is `[]` or a list of up to 64 calls as `data.prompts.calls_text` writes them: `[f(a=1, b='x'), g()]`. Each
@@ -60,16 +60,18 @@ def answer_grammar(tools: Sequence[Tool]) -> str:
 
     Args:
         tools: on offer. Without any, or with none that can be called, `[]` is the only answer.
+        fewest: calls of an answer, 0 or 1: with 1, `[]` is none.
 
     References: the dialect, https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md and parametric.md.
     """
     grammar = _Grammar()
     first = {tool.name: tool for tool in reversed(tools)}
-    calls = [grammar.call(tool) for tool in tools if first[tool.name] is tool and _can_be_called(tool)]
+    calls = [grammar.call(tool) for tool in tools if first[tool.name] is tool and can_be_called(tool)]
     if not calls:
         return 'start: "[]"\n'
     call = grammar.rule(" | ".join(calls))
-    return grammar.text(f'"[]" | "[" {call} (", " {call}){{0,{_MOST_CALLS - 1}}} "]"')
+    empty = "" if fewest else '"[]" | '
+    return grammar.text(f'{empty}"[" {call} (", " {call}){{0,{_MOST_CALLS - 1}}} "]"')
 
 
 def is_identifier(name: str) -> bool:
@@ -78,7 +80,8 @@ def is_identifier(name: str) -> bool:
     return name.isidentifier() and kept and not keyword.iskeyword(name) and name != "__debug__"
 
 
-def _can_be_called(tool: Tool) -> bool:
+def can_be_called(tool: Tool) -> bool:
+    """Whether a call of it can be written: its name and required parameters are Python's names."""
     names = [*tool.name.split("."), *tool.required]
     return all(map(is_identifier, names)) and len(tool.required) <= _MOST_BITS
 

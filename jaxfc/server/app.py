@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from jaxfc.server.choices import Choice, Delta
@@ -18,13 +18,12 @@ from jaxfc.server.counters import Counters
 from jaxfc.server.errors import ApiError
 from jaxfc.server.fields import read_json
 from jaxfc.server.gate import Gate
-from jaxfc.server.protocol import Backend, Broken, Busy, NotReady, Order, PromptError
+from jaxfc.server.protocol import Backend, Broken, Busy, NotReady, Order, PromptError, Stream
 from jaxfc.server.replies import ChatReplies, TextReplies, Usage
-from jaxfc.server.requests import Asked, Chat, Texts, read_chat, read_texts
+from jaxfc.server.requests import Chat, Texts, read_chat, read_texts
 from jaxfc.server.settings import Limits
 from jaxfc.server.text import Splitter
 
-LOG = logging.getLogger("jaxfc.server")
 _RETRY_SECONDS = 1
 
 
@@ -37,8 +36,8 @@ def make_app(backend: Backend, limits: Limits, *, api_key: str | None = None) ->
         api_key: that every request but /health must bring; None asks for none.
     """
     app = FastAPI(title="jaxfc", openapi_url=None)
-    counters, service = Counters(), _Service(backend, limits)
-    service.counters = counters
+    counters = Counters()
+    service = _Service(backend, limits, counters)
     app.add_middleware(Gate, limits=limits, counters=counters, api_key=api_key)
     for kind in (ApiError, HTTPException, Exception):
         app.add_exception_handler(kind, _explain)
@@ -99,7 +98,7 @@ def as_refusal(error: Exception) -> ApiError:
         case ApiError():
             return error
         case PromptError():
-            return ApiError(400, f"the messages cannot be written as the model knows them: {error}", param="messages")
+            return ApiError(400, str(error), code="invalid_prompt")
         case Busy():
             return ApiError(429, str(error), code="queue_full", retry_after=_RETRY_SECONDS)
         case NotReady():
@@ -114,10 +113,8 @@ def as_refusal(error: Exception) -> ApiError:
 class _Service:
     """Answers requests for completions."""
 
-    counters: Counters
-
-    def __init__(self, backend: Backend, limits: Limits):
-        self._backend, self._limits = backend, limits
+    def __init__(self, backend: Backend, limits: Limits, counters: Counters):
+        self._backend, self._limits, self._counters = backend, limits, counters
         # One thread: tokenizers are not made for several, and the event loop is not held up by long prompts.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
 
@@ -125,10 +122,10 @@ class _Service:
         """One request, whole or as a stream."""
         deadline = asyncio.get_running_loop().time() + self._limits.seconds
         try:
-            body = await read_body(request, self._limits.body_bytes)
             async with asyncio.timeout_at(deadline):
+                body = await read_body(request, self._limits.body_bytes)
                 return await unless_gone(request.receive, answer(read_json(body), deadline))
-        except ClientGone:
+        except (ClientGone, ClientDisconnect):
             return Response(status_code=499)
         except (PromptError, Busy, NotReady, Broken, TimeoutError) as error:
             raise as_refusal(error) from error
@@ -137,6 +134,8 @@ class _Service:
         """Chat completions."""
         asked = read_chat(document, self._backend, self._limits)
         tools = asked.offer.tools if asked.offer else ()
+        if asked.draw.must_call:
+            await self._in_thread(self._backend.check_calls, asked.draw.must_call)
         prompt = await self._in_thread(self._backend.chat, asked.messages, tools)
         choices = [Choice(asked.stops, Splitter(self._backend.prompt), asked.offer) for _ in range(asked.choices)]
         return await self._reply(asked, [prompt], choices, ChatReplies(self._backend.name, asked.logprobs), deadline)
@@ -166,16 +165,17 @@ class _Service:
             self._check(prompt, asked)
         stream = self._backend.submit([Order(prompt, asked.choices, asked.draw) for prompt in prompts])
         prompt_tokens = sum(map(len, prompts))
-        self.counters.prompt_tokens += prompt_tokens
+        self._counters.prompt_tokens += prompt_tokens
         deltas = self._deltas(stream, choices)
         if asked.stream:
-            return EventStream(self._events(asked, deltas, choices, replies, prompt_tokens), deadline, as_refusal)
+            events = self._events(asked, deltas, choices, replies, prompt_tokens)
+            return EventStream(events, deadline=deadline, as_refusal=as_refusal, close=stream.cancel)
         async with contextlib.aclosing(deltas):
             async for _ in deltas:
                 pass
         return JSONResponse(replies.whole(choices, Usage(prompt_tokens, choices)))
 
-    def _check(self, prompt: Sequence[int], asked: Asked):
+    def _check(self, prompt: Sequence[int], asked: Chat | Texts):
         most, field = self._backend.most_prompt_tokens, "messages" if isinstance(asked, Chat) else "prompt"
         if len(prompt) > most:
             message = f"the prompt has {len(prompt)} tokens; this server takes up to {most}."
@@ -186,14 +186,14 @@ class _Service:
             message = f"the prompt has tokens that do not exist; they go from 0 to {self._backend.vocabulary - 1}."
             raise ApiError(400, message, param="prompt", code="invalid_value")
 
-    async def _deltas(self, stream, choices: Sequence[Choice]) -> AsyncIterator[tuple[int, Delta]]:
+    async def _deltas(self, stream: Stream, choices: Sequence[Choice]) -> AsyncIterator[tuple[int, Delta]]:
         """What is new of which choice; whatever ends this, the model side is told that no more is wanted."""
         start, is_first = time.monotonic(), True
         try:
             async for number, update in stream.updates():
                 if is_first:
-                    self.counters.first_token_seconds += time.monotonic() - start
-                    self.counters.first_tokens += 1
+                    self._counters.first_token_seconds += time.monotonic() - start
+                    self._counters.first_tokens += 1
                     is_first = False
                 delta = choices[number].add(update)
                 if choices[number].finish:
@@ -201,7 +201,7 @@ class _Service:
                 yield number, delta
         finally:
             stream.cancel()
-            self.counters.completion_tokens += sum(choice.tokens for choice in choices)
+            self._counters.completion_tokens += sum(choice.tokens for choice in choices)
 
     async def _events(self, asked, deltas, choices, replies, prompt_tokens) -> AsyncIterator[dict[str, Any]]:
         opened = set()

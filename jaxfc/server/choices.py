@@ -1,6 +1,7 @@
 """Updates of a completion -> what is new of a reply: thought, answer, calls, and the tokens that they are made of."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Literal, NamedTuple
 
 from jaxfc.server.protocol import Token, Update
@@ -41,8 +42,7 @@ class Choice:
         self._utf8, self._stops, self._splitter, self._offer = Utf8(), Stops(stops), splitter, offer
         self._held_answer: str | None = "" if offer else None
         self._characters, self._pending = 0, []
-        self.whole = Delta()
-        """All that was new so far."""
+        self._deltas: list[Delta] = []
         self.tokens = 0
         """Drawn up to the end, the one that ended it included."""
         self.finish: Literal["stop", "length", "tool_calls"] | None = None
@@ -60,8 +60,14 @@ class Choice:
             delta += self._add(None, True)
         if update.finish or self._stops.found:
             delta += self._end("stop" if self._stops.found else update.finish)
-        self.whole += delta
+        self._deltas.append(delta)
         return delta
+
+    @property
+    def whole(self) -> Delta:
+        """All that was new so far."""
+        thoughts, answers, calls, said = zip(*self._deltas, strict=True) if self._deltas else ((), (), (), ())
+        return Delta("".join(thoughts), "".join(answers), tuple(chain(*calls)), tuple(chain(*said)))
 
     def _add(self, token: Token | None, is_last: bool) -> Delta:
         if token is not None:
@@ -74,7 +80,7 @@ class Choice:
         answer = self._stops.add(answer, is_last)
         if self._stops.found:
             self._drop_beyond()
-        elif self._stops.held:
+        elif self._stops.held or self._utf8.held:
             return Delta(thought, self._text_or_calls(answer))
         said, self._pending = tuple(self._pending), []
         return Delta(thought, self._text_or_calls(answer), (), said)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from jaxfc.server.errors import ApiError
-from jaxfc.server.protocol import Broken
+from jaxfc.server.protocol import Broken, NotReady
 
 T = TypeVar("T")
 _PARTING_SECONDS = 1
@@ -72,8 +72,10 @@ class EventStream(Response):
     def __init__(
         self,
         documents: AsyncIterator[dict[str, Any]],
+        *,
         deadline: float,
         as_refusal: Callable[[Exception], ApiError],
+        close: Callable[[], None],
     ):
         """Prepare to send.
 
@@ -81,14 +83,21 @@ class EventStream(Response):
             documents: to be sent; closed in the end.
             deadline: by the event loop's clock.
             as_refusal: says what the client is told of an exception.
+            close: called in the end, even where no document was asked for.
         """
-        self._documents, self._deadline, self._as_refusal = documents, deadline, as_refusal
+        self._documents, self._deadline, self._as_refusal, self._close = documents, deadline, as_refusal, close
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send):
         """Send the events until they end or the client hangs up."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await self._send_all(receive, send)
+        finally:
+            self._close()
+
+    async def _send_all(self, receive: Receive, send: Send):
         last = "[DONE]"
         async with contextlib.aclosing(self._documents):
             try:
@@ -96,7 +105,7 @@ class EventStream(Response):
                     await unless_gone(receive, self._send(send))
             except ClientGone:
                 return
-            except (Broken, TimeoutError) as error:
+            except (Broken, NotReady, TimeoutError) as error:
                 last = to_text(self._as_refusal(error).document())
         # A client that does not read may be what took so long.
         with contextlib.suppress(TimeoutError):

@@ -177,6 +177,13 @@ class Backend(Protocol):
     def encode(self, text: str) -> list[int]:
         """Tokens of a plain text. Called from one thread at a time."""
 
+    def check_calls(self, tools: Sequence[Tool]):
+        """Make ready to hold answers to calls of these tools (`Draw.must_call`). Called from one thread at a time.
+
+        Raises:
+            PromptError: they cannot be called, or are too much to hold answers to.
+        """
+
     def submit(self, orders: Sequence[Order]) -> Stream:
         """Begin all of these or none; called in the event loop.
 

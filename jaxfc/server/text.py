@@ -2,7 +2,7 @@
 
 import codecs
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxfc.config import Prompt
 from jaxfc.data.prompts import ANSWER, END_ANSWER, END_THINK, THINK
@@ -17,6 +17,11 @@ class Utf8:
     def add(self, data: bytes, last: bool) -> str:
         """The text that is now certain."""
         return self._decoder.decode(data, last)
+
+    @property
+    def held(self) -> bytes:
+        """What may be the begin of a character."""
+        return self._decoder.getstate()[0]
 
 
 class Stops:
@@ -64,53 +69,47 @@ class Parts(NamedTuple):
 class Splitter:
     """Splits a reply into its chain of thought and its answer, both without tags and without white space around them.
 
-    A reply that does not begin with a think block is all answer. One that is cut within its think block has no answer.
+    A reply that does not begin with a think block begins with its answer. One that is cut within its think block has
+    no answer.
     """
 
     def __init__(self, prompt: Prompt):
-        self._state = "thought" if prompt.opens_think else "start"
+        """Begin where the model begins to write.
+
+        Args:
+            prompt: how its replies look.
+        """
+        self._part: Literal["thought", "answer"] = "thought" if prompt.opens_think else "answer"
         self._tags = (ANSWER, END_ANSWER) if prompt.wrapper == "tags" else ()
         self._held = ""
-        self._spoken = {"thought": False, "answer": False}
+        # White space that comes before whatever a part says next; None: it has said nothing.
+        self._space: dict[str, str | None] = {"thought": None, "answer": None}
 
     def add(self, text: str, last: bool) -> Parts:
         """What is now certain."""
         self._held += text
-        thought = ""
-        if self._state == "start":
-            begun = self._held.lstrip()
-            if begun.startswith(THINK):
-                self._state, self._held = "thought", begun[len(THINK) :]
-            elif last or not THINK.startswith(begun):
-                self._state = "answer"
-        if self._state == "thought":
-            thought, closed, rest = self._held.partition(END_THINK)
-            if closed:
-                self._state, self._held = "answer", rest
-                thought = self._trimmed("thought", thought, True)
-            else:
-                thought = self._trimmed("thought", *self._take((END_THINK,), last))
-        answer = self._answer(last) if self._state == "answer" else ""
-        return Parts(thought, answer)
+        said = {"thought": "", "answer": ""}
+        while True:
+            turn = END_THINK if self._part == "thought" else THINK
+            before, found, rest = self._held.partition(turn)
+            if not found:
+                break
+            said[self._part] += self._say(before)
+            self._part, self._held = "answer" if self._part == "thought" else "thought", rest
+        tags = (END_THINK,) if self._part == "thought" else (THINK, *self._tags)
+        certain = len(self._held) - (0 if last else _begun(self._held, tags))
+        text, self._held = self._held[:certain], self._held[certain:]
+        said[self._part] += self._say(text)
+        return Parts(**said)
 
-    def _answer(self, last: bool) -> str:
-        text, is_end = self._take(self._tags, last)
-        for tag in self._tags:
-            text = text.replace(tag, "")
-        return self._trimmed("answer", text, is_end)
-
-    def _take(self, tags: Sequence[str], last: bool) -> tuple[str, bool]:
-        """What is held, but for what may be the begin of a tag."""
-        keep = 0 if last else _begun(self._held, tags)
-        text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return text, last
-
-    def _trimmed(self, part: str, text: str, is_end: bool) -> str:
-        """The text without white space before its begin and after its end; what may be the latter is held back."""
-        if not self._spoken[part]:
-            text = text.lstrip()
-            self._spoken[part] = bool(text)
+    def _say(self, text: str) -> str:
+        """What a text adds to the part that it belongs to; white space at its end waits for more."""
+        if self._part == "answer":
+            for tag in self._tags:
+                text = text.replace(tag, "")
+        space = self._space[self._part]
+        text = text.lstrip() if space is None else space + text
         kept = text.rstrip()
-        if not is_end and self._spoken[part]:
-            self._held = text[len(kept) :] + self._held
+        if kept or space is not None:
+            self._space[self._part] = text[len(kept) :]
         return kept
