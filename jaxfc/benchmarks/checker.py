@@ -77,20 +77,20 @@ def official_checker(
         )
     except OSError as error:
         raise InputError(f"peer_python: {python} cannot be run ({error.strerror}).") from error
-    with process:
-        try:
-            versions = _asked(process, json.dumps(rows), python)
+    try:
+        versions = _asked(process, json.dumps(rows), python)
 
-            def run(number: int) -> Lap:
-                found = _asked(process, str(number), python)
-                if found["right"] != list(right):
-                    wrong = [n for n, (a, b) in enumerate(zip(found["right"], right, strict=True)) if a != b]
-                    raise RuntimeError(f"of {len(right)} verdicts {len(wrong)} differ: {answers[wrong[0]].text!r}")
-                return Lap(found["wall"], found["cpu"])
+        def run(number: int) -> Lap:
+            found = _asked(process, str(number), python)
+            if found["right"] != list(right):
+                wrong = [n for n, (a, b) in enumerate(zip(found["right"], right, strict=True)) if a != b]
+                raise RuntimeError(f"of {len(right)} verdicts {len(wrong)} differ: {answers[wrong[0]].text!r}")
+            return Lap(found["wall"], found["cpu"])
 
-            yield versions, run
-        finally:
-            process.kill()
+        yield versions, run
+    finally:
+        process.kill()
+        process.communicate()  # Unlike close, it takes no offence at what could not be written.
 
 
 def _asked(process: subprocess.Popen, line: str, python: str) -> dict[str, Any]:
