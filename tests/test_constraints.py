@@ -196,7 +196,7 @@ def test_a_row_that_only_fills_the_batch_may_draw_anything(seed_tokenizer):
 
 
 def test_tools_whose_grammar_is_refused_leave_their_completions_free(seed_tokenizer, monkeypatch):
-    monkeypatch.setattr("jaxfc.constraints.answer_grammar", lambda tools: "start: no_such_rule")
+    monkeypatch.setattr("jaxfc.constraints.answer_grammar", lambda tools, fewest: "start: no_such_rule")
     constrained = Constraints(seed_tokenizer, Prompt()).begin(EXAMPLES[:2], group_size=3)
     assert constrained.refused.tolist() == [True, True]
     assert (constrained.masks(np.arange(6), np.zeros(6, int), np.zeros(6, int)) == ANYTHING).all()
