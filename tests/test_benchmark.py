@@ -41,7 +41,8 @@ from jaxfc.config import Data, Draft, Mesh, Rollout, Tasks
 from jaxfc.decoding import Until, begin_rollouts, make_steps
 from jaxfc.draws import make_sampling
 from jaxfc.learner import make_optimizer, make_policy_step, make_state
-from jaxfc.models.decoder import Decoder, DecoderConfig, parameter_count
+from jaxfc.models.decoder import Decoder, parameter_count
+from jaxfc.models.network import DecoderConfig
 from jaxfc.models.presets import preset
 from jaxfc.sharding import make_mesh
 from jaxfc.types import Prompts, TrainBatch

@@ -15,7 +15,8 @@ from jaxfc.command import InputError
 from jaxfc.config import Optimizer
 from jaxfc.files import OutputError
 from jaxfc.learner import make_optimizer, make_state
-from jaxfc.models.decoder import Decoder, DecoderConfig
+from jaxfc.models.decoder import Decoder
+from jaxfc.models.network import DecoderConfig
 from jaxfc.sharding import make_mesh, replicated, shardings
 from jaxfc.types import TrainState
 

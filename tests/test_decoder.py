@@ -11,7 +11,8 @@ import pytest
 
 import jaxfc.models.decoder as decoder_module
 from jaxfc.config import Remat
-from jaxfc.models.decoder import Decoder, DecoderConfig, parameter_count
+from jaxfc.models.decoder import Decoder, parameter_count
+from jaxfc.models.network import DecoderConfig
 from jaxfc.sharding import make_mesh, place_rows, shardings
 from jaxfc.types import Lanes, Prompts
 

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from jaxfc.calls.java import KINDS, convert_java, parse_java
@@ -121,6 +123,25 @@ def test_an_argument_without_a_name_is_kept_under_a_name_that_no_parameter_has()
 def test_a_text_is_converted_by_the_declared_type(text, kind, items, value):
     result = convert_java(text, kind, items)
     assert (type(result), result) == (type(value), value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "new HashMap<>() {" + " " * 2000,
+        "new HashMap<" * 170,
+        'new HashMap<>() {{ ' + 'put("' * 200 + '",' * 400,
+        "new ArrayList<>(Arrays.asList(" * 60,
+        "new ArrayList<>() {{ " + "add(" * 500,
+        "new a[]{" * 250,
+        "new " + " " * 2000,
+    ],
+)  # fmt: skip
+def test_no_text_takes_long_to_convert(text):
+    start = time.process_time()
+    for kind in ("Array", "ArrayList", "HashMap"):
+        convert_java(text, kind, None if kind == "HashMap" else "any")
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(("text", "kind"), [("9" * 5000, "integer"), ("x", "Set"), ("x", "Queue"), ("x", "Hashtable")])

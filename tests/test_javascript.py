@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from jaxfc.calls.javascript import convert_javascript, parse_javascript
@@ -95,6 +97,25 @@ def test_what_is_no_call_is_refused_with_its_kind(text, reason):
 def test_a_text_is_converted_by_the_declared_type(text, kind, items, value):
     result = convert_javascript(text, kind, items)
     assert (type(result), result) == (type(value), value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[" + "],[" * 600,
+        "[[1]" + ", [1]" * 300 + ", 2]",
+        "[" * 2000,
+        "{" + "a" * 2000 + "}",
+        "{" + "a:1,  " * 300 + "}",
+        "{" + ":," * 900,
+    ],
+)  # fmt: skip
+def test_no_text_takes_long_to_convert(text):
+    # Patterns that backtrack would need hours for the first two.
+    start = time.process_time()
+    for kind, items in (("array", "array"), ("array", None), ("dict", None)):
+        convert_javascript(text, kind, items)
+    assert time.process_time() - start < 1
 
 
 def test_an_integer_that_the_official_conversion_breaks_off_at_is_an_error():

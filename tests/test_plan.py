@@ -19,7 +19,9 @@ from jaxfc.command import InputError, load
 from jaxfc.config import Data, Model, Optimizer, Rollout, Tasks, TrainRL, TrainSFT
 from jaxfc.config import Mesh as MeshSizes
 from jaxfc.models import decoder as decoders
-from jaxfc.models.decoder import DecoderConfig, parameter_count
+from jaxfc.models import network
+from jaxfc.models.decoder import parameter_count
+from jaxfc.models.network import DecoderConfig
 from jaxfc.models.presets import architecture_of, preset
 from jaxfc.plan import compiled
 from jaxfc.plan.budget import Planned, advice, make_plan, need, resident, smaller
@@ -285,7 +287,7 @@ def weights_cast_up(monkeypatch):
     def multiply(self, x):
         return (x.astype(jnp.float32) @ self.kernel[...]).astype(x.dtype)
 
-    monkeypatch.setattr(decoders.Linear, "__call__", multiply)
+    monkeypatch.setattr(network.Linear, "__call__", multiply)
 
 
 def whole_logits(monkeypatch):

@@ -48,8 +48,7 @@ def test_a_folder_beside_a_file_and_the_weights_of_both_are_in_the_dataset(tmp_p
     split = open_split(tmp_path / "set", "train")
     weights = {split[at].source == "mine": split.numbers(at) for at in range(len(split))}
     assert weights == {True: (0.5, None), False: (2.0, None)}
-    _, folder = read_manifest(tmp_path / "set")["inputs"]
-    assert folder["folder"] == "rows" and list(folder["files"]) == ["train.jsonl"]
+    assert read_manifest(tmp_path / "set")["inputs"][1]["file"] == "rows/train.jsonl"
 
 
 def assert_adds_up(report):
@@ -224,8 +223,7 @@ def test_the_manifest_names_each_file_of_a_source(tmp_path):
     write(folder / "a.jsonl", row())
     write(folder / "b.jsonl", row(query="x"))
     prepare(settings(folder), tmp_path / "set")
-    (source,) = read_manifest(tmp_path / "set")["inputs"]
-    assert source["folder"] == "rows" and sorted(source["files"]) == ["a.jsonl", "b.jsonl"]
+    assert [each["file"] for each in read_manifest(tmp_path / "set")["inputs"]] == ["rows/a.jsonl", "rows/b.jsonl"]
     assert read_manifest(tmp_path / "set")["config"]["sources"][0]["path"] == "rows"
 
 

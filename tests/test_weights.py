@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 from jaxfc.command import InputError
 from jaxfc.files import OutputError
 from jaxfc.models.architecture import check_tensor_axis, read_decoder_config
-from jaxfc.models.decoder import Decoder, DecoderConfig
+from jaxfc.models.decoder import Decoder
+from jaxfc.models.network import DecoderConfig
 from jaxfc.models.weights import digest_of, load_params, save_model
 from jaxfc.sharding import make_mesh, shardings
 

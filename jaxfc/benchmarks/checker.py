@@ -12,7 +12,7 @@ from jaxfc.benchmarks import official
 from jaxfc.benchmarks.answers import Answer, make_answers
 from jaxfc.benchmarks.measure import Lap, alternate, figures, report
 from jaxfc.benchmarks.settings import CheckerBenchmark, check_peers
-from jaxfc.bfcl.categories import LIVE_AST, NON_LIVE_AST
+from jaxfc.bfcl.categories import PYTHON_AST
 from jaxfc.bfcl.files import read_bfcl
 from jaxfc.calls.match import judge_answer
 from jaxfc.calls.parse import Syntax
@@ -23,7 +23,7 @@ from jaxfc.command import InputError
 def benchmark_checker(settings: CheckerBenchmark, peers: Sequence[str] = ()) -> dict[str, Any]:
     """Judge the same rows with each checker in turn; they must find the same in every row."""
     check_peers(settings, peers)
-    answers = make_answers(read_bfcl(Path(settings.bfcl), (*NON_LIVE_AST, *LIVE_AST)), settings.rows, settings.seed)
+    answers = make_answers(read_bfcl(Path(settings.bfcl), PYTHON_AST), settings.rows, settings.seed)
     right = judge_all(answers)
 
     def judge(_: int):

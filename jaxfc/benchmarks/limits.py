@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxfc.models.decoder import DecoderConfig, parameter_count
+from jaxfc.models.decoder import parameter_count
+from jaxfc.models.network import DecoderConfig
 
 
 class Limits(NamedTuple):

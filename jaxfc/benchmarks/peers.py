@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from jaxfc.command import InputError
-from jaxfc.models.decoder import DecoderConfig
+from jaxfc.models.network import DecoderConfig
 
 NO_TOKEN = -1
 """A token that is never drawn, for peers that must have one to stop at or to pad with."""

@@ -19,7 +19,8 @@ from jaxfc.decoding import make_steps
 from jaxfc.draws import make_sampling
 from jaxfc.engine import CACHE_TYPES
 from jaxfc.logprobs import head_logits
-from jaxfc.models.decoder import Decoder, DecoderConfig
+from jaxfc.models.decoder import Decoder
+from jaxfc.models.network import DecoderConfig
 from jaxfc.models.presets import preset
 from jaxfc.models.weights import save_model
 from jaxfc.sampler import Effort, make_sampler

@@ -10,6 +10,8 @@ CATEGORIES = (*NON_LIVE_AST, "irrelevance", *LIVE_AST, "live_irrelevance", "live
 """Those of a single turn, in the order of BFCL's tables."""
 LANGUAGE_OF = {"simple_java": "java", "simple_javascript": "javascript"}
 """Category -> the language of its tools and answers, where it is not Python."""
+PYTHON_AST = tuple(category for category in (*NON_LIVE_AST, *LIVE_AST) if category not in LANGUAGE_OF)
+"""Those with an answer of calls in Python."""
 
 MULTI_TURN = ("multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context")
 WEB_SEARCH = ("web_search_base", "web_search_no_snippet")

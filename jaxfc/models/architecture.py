@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxfc.command import InputError
-from jaxfc.models.decoder import DecoderConfig, RopeScaling
+from jaxfc.models.network import DecoderConfig, RopeScaling
 from jaxfc.models.tensors import CONFIG, read_json
 
 

@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from jaxfc.command import InputError
 from jaxfc.files import explain_failure, write_atomically
 from jaxfc.metrics import is_writer
-from jaxfc.models.decoder import Decoder, DecoderConfig
+from jaxfc.models.decoder import Decoder
+from jaxfc.models.network import DecoderConfig
 from jaxfc.models.tensors import CONFIG, PARAMS
 from jaxfc.models.weights import model_fields, write_beside
 from jaxfc.sharding import shardings

@@ -6,7 +6,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from jaxfc.models.decoder import Decoder, DecoderConfig
+from jaxfc.models.decoder import Decoder
+from jaxfc.models.network import DecoderConfig
 from jaxfc.types import Params
 
 END, PAD = "<|end|>", "<|endoftext|>"

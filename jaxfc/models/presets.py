@@ -9,7 +9,7 @@ from typing import Literal
 from jaxfc.command import InputError
 from jaxfc.config import Model
 from jaxfc.models.architecture import read_decoder_config
-from jaxfc.models.decoder import DecoderConfig, RopeScaling
+from jaxfc.models.network import DecoderConfig, RopeScaling
 
 Name = Literal[
     "small",

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from jaxfc.command import InputError
-from jaxfc.models.decoder import DecoderConfig
+from jaxfc.models.network import DecoderConfig
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PARAMS = "params"

@@ -25,7 +25,8 @@ from jaxfc.command import InputError
 from jaxfc.files import explain_failure, sha256_of
 from jaxfc.metrics import is_writer
 from jaxfc.models.architecture import config_fields
-from jaxfc.models.decoder import Decoder, DecoderConfig
+from jaxfc.models.decoder import Decoder
+from jaxfc.models.network import DecoderConfig
 from jaxfc.models.tensors import (
     CONFIG,
     INDEX,

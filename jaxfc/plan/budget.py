@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jax.sharding import Mesh
 
 from jaxfc.config import TrainRL, TrainSFT
-from jaxfc.models.decoder import DecoderConfig
+from jaxfc.models.network import DecoderConfig
 from jaxfc.plan.compiled import CLASSES, STATE_CLASSES, Compiled, plan_programs
 from jaxfc.plan.hlo import by_kind
 from jaxfc.plan.topology import GIB, Chip, Slice

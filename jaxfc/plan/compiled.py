@@ -16,7 +16,8 @@ from jaxfc.config import TrainRL, TrainSFT
 from jaxfc.decoding import Decoding
 from jaxfc.engine import compile_engine, compile_sft, plain_sampling, sampling_of
 from jaxfc.learner import describe_state, make_optimizer
-from jaxfc.models.decoder import Decoder, DecoderConfig
+from jaxfc.models.decoder import Decoder
+from jaxfc.models.network import DecoderConfig
 from jaxfc.plan.hlo import Module, Shape, Work, parse, runs, shapes_in, work_of
 from jaxfc.programs import describe
 from jaxfc.sharding import replicated, shardings

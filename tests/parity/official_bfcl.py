@@ -1,7 +1,7 @@
 """BFCL's own verdicts, over standard input and output, by an interpreter that has what bfcl-eval's checker needs.
 
 A line {"language", "category", "functions", "answer", "output"} is answered by a line {"valid", "error"}. `error` is
-the official type; `raised: ...` where the official run would have ended there, which is no verdict. The decoder
+the official type; `raised: ...` or `hangs` where the official run would have ended, which is no verdict. The decoder
 evaluates Python's operators: send it no text with operators over anything but small literals.
 """
 
@@ -20,7 +20,7 @@ from bfcl_eval.eval_checker.ast_eval.ast_checker import ast_checker  # noqa: E40
 from bfcl_eval.model_handler.utils import default_decode_ast_prompting  # noqa: E402
 from bfcl_eval.utils import is_empty_output, is_function_calling_format_output  # noqa: E402
 
-SECONDS = 20
+SECONDS = 10
 
 
 def judge(row):
@@ -40,9 +40,11 @@ def judge(row):
         return False, "ast_decoder:decoder_wrong_output_format"
     try:
         found = ast_checker(row["functions"], calls, row["answer"], Language[kind], row["category"], "local")
+    except TimeoutError:
+        raise
     except Exception as error:
         return None, f"raised: {type(error).__name__}"
-    return found["valid"], found.get("error_type", "")
+    return found["valid"], "" if found["valid"] else found["error_type"]
 
 
 def give_up(*_):
@@ -57,6 +59,6 @@ if __name__ == "__main__":
         try:
             valid, error = judge(json.loads(line))
         except TimeoutError:
-            valid, error = None, "raised: hangs"
+            valid, error = None, "hangs"
         signal.alarm(0)
         print(json.dumps({"valid": valid, "error": error}), file=answers, flush=True)

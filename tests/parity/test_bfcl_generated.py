@@ -1,6 +1,7 @@
 """The matcher against BFCL's own checker, on answers that are made at random.
 
-JAXFC_BFCL_PYTHON names an interpreter that has bfcl-eval 2026.3.23; JAXFC_BFCL_ROWS, how many answers each language gets.
+JAXFC_BFCL_PYTHON names an interpreter that has bfcl-eval 2026.3.23; JAXFC_BFCL_ROWS says how many answers a language
+gets.
 What is different on purpose is listed in jaxfc/bfcl/README.md.
 """
 
@@ -20,12 +21,12 @@ from hypothesis import strategies as st
 
 from jaxfc.bfcl.categories import CATEGORIES
 from jaxfc.bfcl.files import accepted_of, accepted_without_answer, tools_of
-from jaxfc.calls.grammars import MAX_CHARACTERS
 from jaxfc.calls.match import judge_answer
 from jaxfc.calls.parse import Syntax
 
 ROWS = int(os.environ.get("JAXFC_BFCL_ROWS", "5000"))
 BATCH = 50
+LISTED = (Path(__file__).parents[2] / "jaxfc" / "bfcl" / "README.md").read_text(encoding="utf-8")
 PYTHON = os.environ.get("JAXFC_BFCL_PYTHON") or (importlib.util.find_spec("bfcl_eval") and sys.executable)
 OF_LANGUAGE = {
     language: [name for name in CATEGORIES if bfcl_rows.LANGUAGES.get(name, "python") == language]
@@ -66,8 +67,14 @@ def data(official):
     return Path(subprocess.check_output([PYTHON, "-c", find], text=True).strip()) / "data"
 
 
+TOOLS = {}
+"""Entry's id -> its tools; to read them again for every answer would take most of the time."""
+
+
 def ours(entry, output):
-    tools = tools_of("entry", entry.functions, entry.language)
+    if entry.id not in TOOLS:
+        TOOLS[entry.id] = tools_of("entry", entry.functions, entry.language)
+    tools = TOOLS[entry.id]
     accepted = accepted_of("entry", entry.answer) if entry.answer else accepted_without_answer(entry.category)
     return judge_answer(output, tools, accepted, Syntax.BFCL)
 
@@ -100,30 +107,61 @@ def test_answers_made_at_random_get_the_official_verdict(official, data, languag
     assert min(verdicts[True], verdicts[False]) > ROWS / 20, verdicts
 
 
+def entry_of(category, properties, accepted):
+    parameters = {"type": "dict", "properties": properties, "required": []}
+    doc = {"name": "f", "description": "", "parameters": parameters}
+    return bfcl_rows.Entry(category, category, [doc], [{"f": accepted}] if accepted else [])
+
+
+NUMBERS = {"x": {"type": "float"}, "n": {"type": "integer"}}
+PYTHON_ENTRY = entry_of("simple_python", NUMBERS, {"x": [1.0, ""], "n": [3, ""]})
+NO_CALL = entry_of("irrelevance", NUMBERS, None)
+LAYERS = f"{'(' * 300}3{')' * 300}"
+JAVA_ENTRY = entry_of(
+    "simple_java",
+    {"n": {"type": "integer"}, "a": {"type": "any"}, "q": {"type": "Queue"}},
+    {"n": [3, ""], "a": [LAYERS, ""], "q": [[], ""]},
+)
+SCRIPT_ENTRY = entry_of(
+    "simple_javascript",
+    {"n": {"type": "integer"}, "t": {"type": "array", "items": {"type": "array"}}},
+    {"n": [3, ""], "t": [[[1]], ""]},
+)
+RIGHT, CALLED, LONG = (True, ""), (False, "relevance"), f"f(n=3); // {'x' * 2048}"
+DIFFERENCES = [
+    ("an integer too large for a float", PYTHON_ENTRY, f"f(x={'9' * 400})", (None, "raised: OverflowError"), "type"),
+    ("operators over more than literals", PYTHON_ENTRY, "f(n=len('ab') + 1)", RIGHT, "parse: operator"),
+    ("operators that make too much", PYTHON_ENTRY, "f(n=2**20000 * 0 + 3)", RIGHT, "parse: too large"),
+    ("more than 100,000 characters", PYTHON_ENTRY, f"f(n=3{' ' * 100_000})", RIGHT, "parse: too long"),
+    ("the same, where no call is right", NO_CALL, f"f(n=3{' ' * 100_000})", CALLED, "ok"),
+    ("more than 1,000 calls, where none is right", NO_CALL, f"[{'f(), ' * 1001}]", CALLED, "ok"),
+    ("Java: more than 2,048 characters", JAVA_ENTRY, LONG, RIGHT, "parse: too long"),
+    ("Java: more than 200 levels", JAVA_ENTRY, f"f(a={LAYERS});", RIGHT, "parse: too deep"),
+    (
+        "Java: a type without a conversion",
+        JAVA_ENTRY,
+        "f(q=new Queue(), n=3)",
+        (None, "raised: NotImplementedError"),
+        "type: conversion",
+    ),
+    ("JavaScript: more than 2,048 characters", SCRIPT_ENTRY, LONG, RIGHT, "parse: too long"),
+    (
+        "JavaScript: a table with a lone value at its end",
+        SCRIPT_ENTRY,
+        f"f(t=[{'[1], ' * 40}2])",
+        (None, "hangs"),
+        "value: list",
+    ),
+]
+
+
 @pytest.mark.slow
-def test_the_differences_to_the_official_checker_are_those_that_are_listed(official, data):
-    """Each row of the table in jaxfc/bfcl/README.md."""
-    python = bfcl_rows.read_entries(data, "simple_python")[0]
-    assert python.functions[0]["name"] == "calculate_triangle_area"
-    right = "calculate_triangle_area(base=10, height=5)"
-    wrong_in_both = [
-        (f"[{right[:-1]}, unit={'(' * 199}1{')' * 199})]", False),
-    ]
-    for output, valid in [(f"[{right}]", True), *wrong_in_both]:
-        assert official.judge(python, output)[0] is valid and ours(python, output).ok is valid
-    # Digits: the official run ends where an integer is too large for a float.
-    doubles = next(
-        entry
-        for entry in bfcl_rows.read_entries(data, "simple_python")
-        if any(schema["type"] == "float" for schema in entry.functions[0]["parameters"]["properties"].values())
-    )
-    name, schemas = doubles.functions[0]["name"], doubles.functions[0]["parameters"]["properties"]
-    given = ", ".join(f"{key}={'9' * 400 if schema['type'] == 'float' else 1}" for key, schema in schemas.items())
-    assert official.judge(doubles, f"{name}({given})") == (None, "raised: OverflowError")
-    assert not ours(doubles, f"{name}({given})").ok
-    # Size and depth of Java and JavaScript.
-    for category, quote in (("simple_java", '"'), ("simple_javascript", "'")):
-        entry = bfcl_rows.read_entries(data, category)[0]
-        text = bfcl_rows.output(entry, Random(0))
-        long = f"{text.strip('[]')}; // {'x' * MAX_CHARACTERS}"
-        assert ours(entry, long).reason == "parse: too long", quote
+@pytest.mark.parametrize(
+    ("name", "entry", "output", "theirs", "reason"), DIFFERENCES, ids=[row[0] for row in DIFFERENCES]
+)
+def test_the_differences_to_the_official_checker_are_those_that_are_listed(
+    official, name, entry, output, theirs, reason
+):
+    assert official.judge(entry, output) == theirs
+    assert ours(entry, output).reason == reason
+    assert name in LISTED
