@@ -115,6 +115,22 @@ def test_each_fault_drops_a_row_with_its_reason(reason, bad):
     assert reason in REASONS
 
 
+def deep(levels):
+    value = "x"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("value", [float("nan"), "\ud800", deep(60), deep(1500), deep(50_000)], ids=range(5))
+@pytest.mark.parametrize("key", ["name", "description", "parameters", "type", "default", "properties", "enum", "x"])
+def test_a_tool_that_is_no_plain_json_drops_the_row_for_that_whatever_else_is_wrong_with_it(key, value):
+    schema = {"type": "string", key: value}
+    for found in (WEATHER | {key: value}, tool("f", a=schema), {"name": "f", "parameters": {"a": schema}}):
+        dropped = validate(row([call("no tool")], [OTHER, found], messages=[]))
+        assert dropped.reason == "row: no plain JSON"
+
+
 def test_of_several_faults_the_first_in_the_documented_order_is_the_reason():
     calls = [call(city="x", unit="k"), call(city="x", days="two"), call(days=2), call("wether")]
     reasons = [validate(row(calls[:count])).reason for count in (1, 2, 3, 4)]

@@ -32,7 +32,7 @@ _PYTHON_TYPES = {
     "tuple": "tuple",
     "dict": "dict",
 }
-_STRUCTURE = ("type", "items", "properties", "additionalProperties", "required", "anyOf", "oneOf")
+_STRUCTURE = frozenset(["type", "items", "properties", "additionalProperties", "required", "anyOf", "oneOf"])
 _DEEPEST = 32
 
 
@@ -55,11 +55,13 @@ def read_schema(raw: Any, where: str, depth: int = 0) -> dict[str, Any]:
         raise SchemaError(f"{where}: a schema should be an object, not {show(raw)}.")
     if depth > _DEEPEST:
         raise SchemaError(f"{where}: nested deeper than {_DEEPEST}.")
-    if not isinstance(raw.get("enum"), list | tuple | None):
+    if raw.get("enum") is not None and not isinstance(raw["enum"], list | tuple):
         raise SchemaError(f"{where}: enum should be a list, not {show(raw['enum'])}.")
-    schema = _read_kind(raw, where, depth)
+    found = _read_kind(raw, where, depth)
     kept = {key: raw[key] for key in raw if key not in _STRUCTURE}
-    schema = {"type": schema["type"]} | kept | {key: schema[key] for key in schema if key not in kept}
+    schema = {"type": found["type"], **kept}
+    for key in found:
+        schema.setdefault(key, found[key])
     if schema["type"] in ("array", "tuple") and isinstance(raw.get("items"), Mapping | list):
         items = raw["items"] if isinstance(raw["items"], list) else [raw["items"]]
         schema |= _items(_union([read_schema(item, f"{where}[]", depth + 1) for item in items]))

@@ -149,7 +149,7 @@ def make_offer(tools: Sequence[ReadTool], findings: Findings) -> Offer:
         Unfit: one is no tool, two share a name, or a name cannot be made an identifier.
     """
     offer = Offer({read.name.strip(): read for read in tools})
-    if len(offer.found) == len(tools) and all(read.is_clean for read in tools):
+    if len(offer.found) == len(tools) and False not in [read.is_clean for read in tools]:
         return offer
     for read in tools:
         if read.fault:

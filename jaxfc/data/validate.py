@@ -112,7 +112,7 @@ def validate(row: RawRow) -> Kept | Dropped:
             accepted=accepted_from_calls(calls, tools) if row.accepted is None else _read_accepted(row.accepted, offer),
             source=row.source,
             licence=row.licence,
-            kind=kind_of(len(offer.found), len(calls)),
+            kind=kind_of(len(tools), len(calls)),
             thought=row.thought,
             text=row.text,
             weight=row.weight,
@@ -144,7 +144,7 @@ def _read_offer(row: RawRow, findings: Findings) -> Offer:
     # Two levels are those of the row and of the list of tools.
     tools = read_tools(row.tools, DEEPEST - 2) if isinstance(row.tools, list) else None
     rest = [row.id, row.messages, row.answers, row.thought, row.text]
-    if tools is None or not all(tool.is_plain for tool in tools) or not is_plain(rest, DEEPEST):
+    if tools is None or False in [tool.is_plain for tool in tools] or not is_plain(rest, DEEPEST):
         _check_plain(row)
     if tools is None:
         raise Unfit("tools: not parseable", f"tools is {str(row.tools)[:60]!r}")
@@ -159,7 +159,7 @@ def _check_plain(row: RawRow) -> None:
 
 
 def _read_messages(messages: Any, offer: Offer) -> tuple[dict[str, Any], ...]:
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages) or not messages:
+    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         raise Unfit("prompt: malformed", "messages is not a list of objects")
     for place, message in enumerate(messages):
         role, content, calls = message.get("role"), message.get("content"), message.get("tool_calls")
@@ -173,7 +173,7 @@ def _read_messages(messages: Any, offer: Offer) -> tuple[dict[str, Any], ...]:
         raise Unfit("prompt: malformed", f"the last message is the {messages[-1]['role']}'s: nothing to answer")
     if not (messages[-1]["content"] or "").strip():
         raise Unfit("prompt: empty", "the last message has no text")
-    return tuple(_message(message, offer) for message in messages)
+    return tuple([_message(message, offer) for message in messages])
 
 
 def _message(message: Mapping[str, Any], offer: Offer) -> dict[str, Any]:
