@@ -310,7 +310,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path):
     code += "print(*peaks)"
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True, cwd=ROOT)
     early, middle, late = map(int, done.stdout.split())
-    # Of a row of some 5,000 bytes no more may stay than digests of it, of its id and of its tools, in tables that double.
+    # Of a row of some 5,000 bytes no more may stay than digests of it, its id and its tools, in tables that double.
     assert late - middle < 250 * 1000 and middle - early < 250 * 500
 
 
