@@ -48,7 +48,7 @@ def test_a_folder_beside_a_file_and_the_weights_of_both_are_in_the_dataset(tmp_p
     split = open_split(tmp_path / "set", "train")
     weights = {split[at].source == "mine": split.numbers(at) for at in range(len(split))}
     assert weights == {True: (0.5, None), False: (2.0, None)}
-    assert list(read_manifest(tmp_path / "set")["inputs"][1]["files"]) == ["train.jsonl"]
+    assert read_manifest(tmp_path / "set")["inputs"][1]["file"] == "rows/train.jsonl"
 
 
 def assert_adds_up(report):
@@ -223,8 +223,7 @@ def test_the_manifest_names_each_file_of_a_source(tmp_path):
     write(folder / "a.jsonl", row())
     write(folder / "b.jsonl", row(query="x"))
     prepare(settings(folder), tmp_path / "set")
-    (source,) = read_manifest(tmp_path / "set")["inputs"]
-    assert source["folder"] == "rows" and sorted(source["files"]) == ["a.jsonl", "b.jsonl"]
+    assert [each["file"] for each in read_manifest(tmp_path / "set")["inputs"]] == ["rows/a.jsonl", "rows/b.jsonl"]
     assert read_manifest(tmp_path / "set")["config"]["sources"][0]["path"] == "rows"
 
 
@@ -311,8 +310,8 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path):
     code += "print(*peaks)"
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True, cwd=ROOT)
     early, middle, late = map(int, done.stdout.split())
-    # The tables of digests of rows, ids and tools are all that grows: by less than 100 bytes a row.
-    assert late - middle < 100 * 1000 and middle - early < 100 * 500 + 50_000
+    # Of a row of some 5,000 bytes no more may stay than digests of it, its id and its tools, in tables that double.
+    assert late - middle < 250 * 1000 and middle - early < 250 * 500
 
 
 @pytest.fixture(scope="module")

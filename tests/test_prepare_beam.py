@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -116,12 +118,13 @@ def test_rows_of_which_none_is_fit_are_refused_with_the_reasons(tmp_path):
 def test_beam_and_the_local_run_agree_on_the_large_set(tmp_path):
     if not SHARED.is_dir():
         pytest.skip("the large data set ../shared/data is not here")
-    files = (str(SHARED / "bfcl"), *(str(path) for path in sorted((SHARED / "eval").iterdir())))
-    config = Prepare(
-        sources=sources(SHARED / "train_raw.jsonl.gz", SHARED / "xlam_native.jsonl.gz"),
-        repeats=Repeats(normalised=True),
-        overlap=Overlap(files=files),
-        shard_megabytes=2.0,
-    )
-    report = assert_same(config, tmp_path)
-    assert report["input_rows"] == 4708 + 883
+    files = [SHARED / "bfcl", *sorted((SHARED / "eval").iterdir())]
+    settings = [f"overlap.files=[{', '.join(map(str, files))}]", "repeats.normalised=true", "shard_megabytes=2"]
+    inputs = ["--input", SHARED / "train_raw.jsonl.gz", SHARED / "xlam_native.jsonl.gz"]
+    # In processes of their own, where no signature is checked.
+    for name, more in (("here", []), ("beam", ["beam.runner=DirectRunner"])):
+        command = [sys.executable, "scripts/prepare_data.py", *inputs, "--output", tmp_path / name, *settings, *more]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert (tmp_path / "here" / "report.json").read_bytes() == (tmp_path / "beam" / "report.json").read_bytes()
+    assert json.loads((tmp_path / "here" / "report.json").read_text())["input_rows"] == 4708 + 883
+    assert records(tmp_path / "beam") == records(tmp_path / "here")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def finish(folder: Path, config: Prepare, report: Mapping[str, Any], shards: Map
     manifest = {
         "config": dataclasses.asdict(shown),
         "config_sha256": digest(shown),
-        "inputs": [_input(source) for source in config.sources],
+        "inputs": [each for source in config.sources for each in _inputs(source)],
         "counts": _counts(report),
     }
     files = {REPORT: json.dumps(report, indent=2, ensure_ascii=False) + "\n", CARD: dataset_card(shown, report)}
@@ -42,14 +42,14 @@ def _without_folders(config: Prepare) -> Prepare:
     return dataclasses.replace(config, sources=sources, overlap=overlap, beam=None)
 
 
-def _input(source: Source) -> dict[str, Any]:
+def _inputs(source: Source) -> Iterator[dict[str, str | None]]:
+    """What a source was read from; the files of a dataset of the hub are the hub's to vouch for."""
     if source.path is None:
-        return {"dataset": source.dataset, "subset": source.subset, "split": source.split}
+        yield {"dataset": source.dataset, "subset": source.subset, "split": source.split}
+        return
     path = Path(source.path)
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return {"folder": path.name, "files": {file.relative_to(path).as_posix(): sha256_of(file) for file in files}}
-    return {"file": path.name, "sha256": sha256_of(path)}
+    for file in sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]:
+        yield {"file": file.relative_to(path.parent).as_posix(), "sha256": sha256_of(file)}
 
 
 def _counts(report: Mapping[str, Any]) -> dict[str, Any]:
