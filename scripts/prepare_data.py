@@ -17,7 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from jaxfc.command import InputError, run_command
-from jaxfc.data.judge import Effort, Judge, open_judge
+from jaxfc.data.judging.judge import Effort, Judge, open_judge
 from jaxfc.data.sources.source import Source
 from jaxfc.prepare.run import prepare
 from jaxfc.prepare.settings import Prepare

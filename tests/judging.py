@@ -12,9 +12,9 @@ import json
 import sys
 from pathlib import Path
 
-from jaxfc.data.endpoint import Endpoint, Prices
 from jaxfc.data.example import example_to_json
-from jaxfc.data.judge import JudgeSettings, open_judge
+from jaxfc.data.judging.endpoint import Endpoint, Prices
+from jaxfc.data.judging.judge import JudgeSettings, open_judge
 from jaxfc.data.sources.source import read_rows
 from jaxfc.data.validate import Dropped, validate
 from jaxfc.files import write_atomically

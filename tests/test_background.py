@@ -4,7 +4,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from jaxfc.data.background import Background, in_order
+from jaxfc.data.judging.background import Background, in_order
 
 
 @pytest.fixture

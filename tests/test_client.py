@@ -9,9 +9,9 @@ from faults import BODIES, Faults, gone
 from scripted import Reply, Scripted, running
 
 from jaxfc.command import InputError
-from jaxfc.data.client import Client
-from jaxfc.data.client import Reply as Answer
-from jaxfc.data.endpoint import Endpoint, Prices
+from jaxfc.data.judging.client import Client
+from jaxfc.data.judging.client import Reply as Answer
+from jaxfc.data.judging.endpoint import Endpoint, Prices
 from jaxfc.server.app import make_app
 from jaxfc.server.settings import Limits
 

@@ -11,7 +11,7 @@ from tiny import weather_example
 from jaxfc.command import InputError
 from jaxfc.config import Data, Model, PassRate, Prompt
 from jaxfc.data.dataset import open_split, read_manifest
-from jaxfc.data.endpoint import Endpoint
+from jaxfc.data.judging.endpoint import Endpoint
 from jaxfc.data.pipeline import open_examples
 from jaxfc.data.shards import write_dataset
 from jaxfc.difficulty.completing import by_batches, endpoint_completer

@@ -11,8 +11,8 @@ from judging import UNREADABLE, calls, opinion, row_in
 from scripted import Reply, Scripted, running
 
 from jaxfc.command import InputError, dump, load
-from jaxfc.data.endpoint import Endpoint, Prices
-from jaxfc.data.judge import JudgeSettings, open_judge
+from jaxfc.data.judging.endpoint import Endpoint, Prices
+from jaxfc.data.judging.judge import JudgeSettings, open_judge
 from jaxfc.data.repair import REPAIRS
 from jaxfc.data.sources.rows import RawRow
 from jaxfc.data.validate import REASONS, Dropped, Kept, validate

@@ -16,9 +16,9 @@ from faults import Faults
 from judging import by_content
 from scripted import Scripted, running, wait_until
 
-from jaxfc.data.endpoint import Endpoint
-from jaxfc.data.judge import JudgeSettings, open_judge
-from jaxfc.data.replies import Replies, key_of
+from jaxfc.data.judging.endpoint import Endpoint
+from jaxfc.data.judging.judge import JudgeSettings, open_judge
+from jaxfc.data.judging.replies import Replies, key_of
 from jaxfc.data.sources.source import Source, read_rows
 from jaxfc.prepare.run import prepare
 from jaxfc.prepare.settings import Prepare

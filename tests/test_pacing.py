@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from jaxfc.data.pacing import Pacer, asked_to_wait, backoff, duration, exhausted_for
+from jaxfc.data.judging.pacing import Pacer, asked_to_wait, backoff, duration, exhausted_for
 
 NOON = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 

@@ -10,9 +10,9 @@ pytest.importorskip("apache_beam", reason="the extra beam is not installed")
 
 from jaxfc.command import InputError
 from jaxfc.data.dataset import open_split, read_manifest
-from jaxfc.data.endpoint import Endpoint
 from jaxfc.data.example import example_to_json
-from jaxfc.data.judge import JudgeSettings
+from jaxfc.data.judging.endpoint import Endpoint
+from jaxfc.data.judging.judge import JudgeSettings
 from jaxfc.data.overlap import Overlap
 from jaxfc.data.repeats import Repeats
 from jaxfc.data.sources.source import Source

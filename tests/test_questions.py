@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from jaxfc.data.questions import Rejected, correction, evaluation
+from jaxfc.data.judging.questions import Rejected, correction, evaluation
 
 USER = {"role": "user", "content": "Will it rain?"}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from jaxfc.command import InputError
-from jaxfc.data.client import Reply
-from jaxfc.data.replies import FORMAT, Replies, Usage, key_of
+from jaxfc.data.judging.client import Reply
+from jaxfc.data.judging.replies import FORMAT, Replies, Usage, key_of
 from jaxfc.files import OutputError
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +75,7 @@ def test_a_closed_file_is_one_file_that_can_be_read_where_nothing_can_be_written
 
 def test_a_second_process_is_told_that_the_file_is_in_use(path):
     replies = Replies(path)
-    code = "import sys; from pathlib import Path; from jaxfc.data.replies import Replies; Replies(Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from jaxfc.data.judging.replies import Replies; Replies(Path(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, cwd=ROOT)
     assert f"{path}: in use by another run" in done.stderr
     replies.put(KEYS[0], Reply("x"))
@@ -85,8 +85,8 @@ def test_a_second_process_is_told_that_the_file_is_in_use(path):
 
 def test_what_was_put_before_a_kill_is_there_after_it(path):
     code = (
-        "import sys; from pathlib import Path; from jaxfc.data.client import Reply\n"
-        "from jaxfc.data.replies import Replies, key_of\n"
+        "import sys; from pathlib import Path; from jaxfc.data.judging.client import Reply\n"
+        "from jaxfc.data.judging.replies import Replies, key_of\n"
         "replies = Replies(Path(sys.argv[1]))\n"
         "for n in range(10**9):\n"
         "    replies.put(key_of({'n': n}, 0), Reply(str(n)))\n"

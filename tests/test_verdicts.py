@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxfc.data.verdicts import LONGEST, Opinion, Unreadable, read_calls, read_opinion
+from jaxfc.data.judging.verdicts import LONGEST, Opinion, Unreadable, read_calls, read_opinion
 
 RIGHT = '{"reason": "It serves.", "correct": true}'
 CALLS = '{"calls": [{"name": "f", "arguments": {"a": [1, {"b": null}]}}]}'

@@ -8,11 +8,11 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 from jaxfc.config import Prompt
-from jaxfc.data.background import Background, in_order
-from jaxfc.data.client import Client, Reply
 from jaxfc.data.dataset import Split
-from jaxfc.data.endpoint import Endpoint
 from jaxfc.data.example import Example
+from jaxfc.data.judging.background import Background, in_order
+from jaxfc.data.judging.client import Client, Reply
+from jaxfc.data.judging.endpoint import Endpoint
 from jaxfc.data.prompts import prompt_messages
 
 _AHEAD = 2

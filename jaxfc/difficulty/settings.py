@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from jaxfc.config import Mesh, Model, Prompt
-from jaxfc.data.endpoint import Endpoint
+from jaxfc.data.judging.endpoint import Endpoint
 from jaxfc.variants import require
 
 

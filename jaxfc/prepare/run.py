@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxfc.command import InputError
-from jaxfc.data.judge import Judge
+from jaxfc.data.judging.judge import Judge
 from jaxfc.data.overlap import Hit, read_evaluation, without_overlap
 from jaxfc.data.repeats import UniqueIds, without_repeats
 from jaxfc.data.shards import DatasetWriter, check_output, new_dataset

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxfc.data.judge import JudgeSettings
+from jaxfc.data.judging.judge import JudgeSettings
 from jaxfc.data.overlap import Overlap
 from jaxfc.data.repeats import Repeats
 from jaxfc.data.sources.source import Source

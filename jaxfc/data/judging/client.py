@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import httpx
 
 from jaxfc.command import InputError
-from jaxfc.data.endpoint import Endpoint
-from jaxfc.data.pacing import Pacer, asked_to_wait, backoff, exhausted_for
+from jaxfc.data.judging.endpoint import Endpoint
+from jaxfc.data.judging.pacing import Pacer, asked_to_wait, backoff, exhausted_for
 
 _RETRIED = (408, 409, 425, 429)
 _REFUSED = (400, 413)

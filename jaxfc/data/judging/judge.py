@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 
 from jaxfc.calls.schema import calls_from_accepted, tool_to_openai
 from jaxfc.command import InputError
-from jaxfc.data.asking import Asker, Missing, Undecided
-from jaxfc.data.background import Background, in_order
-from jaxfc.data.client import Client
-from jaxfc.data.endpoint import Endpoint
-from jaxfc.data.questions import Question, Rejected, correction, evaluation
-from jaxfc.data.replies import Replies
+from jaxfc.data.judging.asking import Asker, Missing, Undecided
+from jaxfc.data.judging.background import Background, in_order
+from jaxfc.data.judging.client import Client
+from jaxfc.data.judging.endpoint import Endpoint
+from jaxfc.data.judging.questions import Question, Rejected, correction, evaluation
+from jaxfc.data.judging.replies import Replies
+from jaxfc.data.judging.verdicts import Opinion, read_calls, read_opinion
 from jaxfc.data.sources.rows import RawRow
 from jaxfc.data.validate import Dropped, Kept, validate
-from jaxfc.data.verdicts import Opinion, read_calls, read_opinion
 
 CORRECTED = "judge: corrected"
 _AHEAD = 4

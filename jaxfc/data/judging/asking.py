@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from jaxfc.command import InputError
-from jaxfc.data.client import Client, Reply
-from jaxfc.data.endpoint import Endpoint
-from jaxfc.data.questions import Question
-from jaxfc.data.replies import Replies, key_of
-from jaxfc.data.verdicts import Unreadable
+from jaxfc.data.judging.client import Client, Reply
+from jaxfc.data.judging.endpoint import Endpoint
+from jaxfc.data.judging.questions import Question
+from jaxfc.data.judging.replies import Replies, key_of
+from jaxfc.data.judging.verdicts import Unreadable
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxfc.command import InputError
-from jaxfc.data.client import Reply
+from jaxfc.data.judging.client import Reply
 from jaxfc.files import OutputError, explain_failure
 
 FORMAT = 1
