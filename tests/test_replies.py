@@ -75,7 +75,10 @@ def test_a_closed_file_is_one_file_that_can_be_read_where_nothing_can_be_written
 
 def test_a_second_process_is_told_that_the_file_is_in_use(path):
     replies = Replies(path)
-    code = "import sys; from pathlib import Path; from jaxfc.data.judging.replies import Replies; Replies(Path(sys.argv[1]))"
+    code = (
+        "import sys; from pathlib import Path; from jaxfc.data.judging.replies import Replies; "
+        "Replies(Path(sys.argv[1]))"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, cwd=ROOT)
     assert f"{path}: in use by another run" in done.stderr
     replies.put(KEYS[0], Reply("x"))
