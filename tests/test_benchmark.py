@@ -35,7 +35,7 @@ from jaxfc.benchmarks.settings import (
 )
 from jaxfc.benchmarks.table import table
 from jaxfc.benchmarks.training import benchmark_train_step
-from jaxfc.bfcl.categories import LIVE_AST, NON_LIVE_AST
+from jaxfc.bfcl.categories import PYTHON_AST
 from jaxfc.bfcl.files import read_bfcl
 from jaxfc.command import InputError
 from jaxfc.config import Data, Draft, Mesh, Rollout, Tasks
@@ -357,13 +357,13 @@ def test_validate_measures_tools_known_and_not():
 
 @pytest.fixture(scope="module")
 def bfcl(tmp_path_factory):
-    """A folder with one question in each of BFCL's categories."""
+    """A folder with one question in each of the categories in Python."""
     folder = tmp_path_factory.mktemp("bfcl")
     (folder / "possible_answer").mkdir()
     parameters = {"type": "dict", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
     weather = {"name": "weather", "description": "", "parameters": parameters | {"required": ["city"]}}
     answer = {"weather": {"city": ["Rome", "Roma"], "days": [3, ""]}}
-    for category in (*NON_LIVE_AST, *LIVE_AST):
+    for category in PYTHON_AST:
         turns = [[{"role": "user", "content": "Will it rain in Rome?"}]]
         row = {"id": f"{category}_0", "question": turns, "function": [weather]}
         found = {"id": f"{category}_0", "ground_truth": [answer] * (1 + ("parallel" in category))}
@@ -376,9 +376,9 @@ def test_checker_judges_answers_of_every_category_right_and_wrong_ones(bfcl):
     result = benchmark_checker(CheckerBenchmark(bfcl=bfcl, rows=400, runs=1))
     check_report(result, "checker", ["jaxfc"])
     assert result["results"]["jaxfc"]["rows"] == 400 and 0.3 < result["right"] < 0.8
-    answers = make_answers(read_bfcl(Path(bfcl), (*NON_LIVE_AST, *LIVE_AST)), 400, seed=0)
-    assert {answer.example.kind for answer in answers} == {*NON_LIVE_AST, *LIVE_AST}
-    assert answers == make_answers(read_bfcl(Path(bfcl), (*NON_LIVE_AST, *LIVE_AST)), 400, seed=0)
+    answers = make_answers(read_bfcl(Path(bfcl), PYTHON_AST), 400, seed=0)
+    assert {answer.example.kind for answer in answers} == set(PYTHON_AST)
+    assert answers == make_answers(read_bfcl(Path(bfcl), PYTHON_AST), 400, seed=0)
     assert sum(judge_all(answers)) / 400 == result["right"]
 
 

@@ -18,7 +18,7 @@ from jaxfc.calls.match import judge_answer
 from jaxfc.calls.parse import Syntax
 from jaxfc.config import Prompt
 from jaxfc.data.prompts import completion_text
-from jaxfc.data.sources import read_rows
+from jaxfc.data.sources.source import read_rows
 from jaxfc.data.tasks import generate
 from jaxfc.data.validate import Kept, validate
 from jaxfc.rewards import judge_completion

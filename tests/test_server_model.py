@@ -18,11 +18,11 @@ from scripted import post, running, wait_until
 from tiny import one_device
 
 from jaxfc.calls.schema import tool_to_openai
+from jaxfc.completions import make_greedy
 from jaxfc.config import Model as ModelSettings
-from jaxfc.data.prompts import Tokenizer
+from jaxfc.data.prompts import Tokenizer, form_of
 from jaxfc.data.tasks import generate
 from jaxfc.decoding import make_steps
-from jaxfc.evaluate import make_greedy
 from jaxfc.models.decoder import Decoder
 from jaxfc.models.presets import architecture_of
 from jaxfc.models.weights import load_params
@@ -88,7 +88,7 @@ def said(reply):
 def test_greedy_completions_are_those_of_evaluation(url, work):
     steps = make_steps(work.decoder, work.mesh, group_size=1, length=LENGTH, vocabulary=work.vocabulary)
     sizes = {"buckets": (192,), "batch": 4, "max_tokens": LENGTH}
-    greedy = make_greedy(make_sampler(steps, work.mesh), work.tokenizer, work.prompt, work.mesh, **sizes)
+    greedy = make_greedy(make_sampler(steps, work.mesh), work.tokenizer, form_of(work.prompt), work.mesh, **sizes)
     texts = greedy(work.params, EXAMPLES)
     served = [
         "".join(token.token for token in chat(url, example, logprobs=True).choices[0].logprobs.content)

@@ -7,7 +7,7 @@ from typing import Any
 from jaxfc.benchmarks.measure import alternate, figures, report
 from jaxfc.benchmarks.settings import ValidateBenchmark, check_peers
 from jaxfc.data.offer import forget_tools
-from jaxfc.data.sources import read_rows
+from jaxfc.data.sources.source import read_rows
 from jaxfc.data.validate import Dropped, validate
 
 
