@@ -83,15 +83,18 @@ def joined() -> Iterator[None]:
     join()
     try:
         yield
-    except (_Told, Preempted):
+    except Preempted:
         raise
     except (InputError, OutputError) as error:
         if count() == 1:
             raise
         # Said before it is announced, which the collective operations of the others may not survive.
         print(error, file=sys.stderr, flush=True)
-        _announce(error)
-        raise SystemExit(2) from None
+        if not isinstance(error, _Told):
+            _announce(error)
+        _leave()
+        # A normal exit has been seen to wait for ever for processes that have gone.
+        os._exit(2)
     except BaseException as error:
         if count() > 1:
             _end(error)
